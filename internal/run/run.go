@@ -122,3 +122,10 @@ type Store interface {
 	Join(id.Run, label.Label) error
 	Runs(Filter) iter.Seq2[Run, error]
 }
+
+// Handles binds opaque ids that an upstream made (tasks) to the run they were made in, so that another run cannot use them.
+// Bind keeps the first owner; Owner is NotFound for an id never seen.
+type Handles interface {
+	Bind(server, kind, value string, owner id.Run) error
+	Owner(server, kind, value string) (id.Run, error)
+}

@@ -28,6 +28,7 @@ type Tx interface {
 	Once() identity.Once
 	People() people.Store
 	Runs() run.Store
+	Handles() run.Handles
 	Grants() grant.Store
 	Approvals() approval.Store
 	Policies() policy.Store
