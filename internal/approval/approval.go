@@ -102,9 +102,11 @@ type Approval struct {
 	Version       int64         `json:"version"`
 }
 
-// Exclusion is a person who may not decide, and why: requester, on_behalf_of, owner, chain, or author_of_change.
+// Exclusion is a person who may not decide, and why: requester, on_behalf_of, owner, chain, or author_of_change. Email, where
+// it is known, excludes the same human under another name.
 type Exclusion struct {
 	Person string `json:"person"`
+	Email  string `json:"email,omitempty"`
 	Why    string `json:"why"`
 }
 
