@@ -5,10 +5,11 @@ package identity
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
+
+	"chaperone/internal/canon"
 )
 
 // jwk is what a JSON Web Key says that matters here (RFC 7517 §4, RFC 7518 §6.2).
@@ -24,22 +25,22 @@ func (m jwk) private() bool { return m.secret }
 
 // parseJWK reads the members and refuses what cannot be an ES256 signing key.
 func parseJWK(op string, b []byte) (jwk, error) {
-	if len(b) > maxJWK {
-		return jwk{}, badKey(op, "over 4 KiB")
+	n, err := canon.Parse(b, canon.Limits{Bytes: maxJWK, Depth: 4})
+	if err != nil {
+		return jwk{}, badKey(op, "not one strict JSON object of at most 4 KiB")
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil {
-		return jwk{}, badKey(op, "not one strict JSON object")
-	}
+	return readJWK(op, n)
+}
+
+func readJWK(op string, n *canon.Node) (jwk, error) {
 	text := func(name string) *string {
-		var s string
-		if v, ok := members[name]; !ok || json.Unmarshal(v, &s) != nil {
-			return nil
+		if s, ok := n.Get(name).String(); ok {
+			return &s
 		}
-		return &s
+		return nil
 	}
 	is := func(name, want string) bool { s := text(name); return s != nil && *s == want }
-	has := func(name string) bool { _, ok := members[name]; return ok }
+	has := func(name string) bool { return n.Get(name) != nil }
 	m := jwk{X: text("x"), Y: text("y"), D: text("d")}
 	for _, name := range privateMembers {
 		m.secret = m.secret || has(name)
@@ -53,14 +54,23 @@ func parseJWK(op string, b []byte) (jwk, error) {
 		return jwk{}, badKey(op, "alg is not ES256")
 	case has("use") && !is("use", "sig"):
 		return jwk{}, badKey(op, "use is not sig")
-	}
-	if has("key_ops") {
-		var ops []string
-		if json.Unmarshal(members["key_ops"], &ops) != nil || !slices.Contains(ops, "verify") && !slices.Contains(ops, "sign") {
-			return jwk{}, badKey(op, "key_ops holds neither sign nor verify")
-		}
+	case has("key_ops") && !slices.ContainsFunc(items(n.Get("key_ops")), func(s string) bool { return s == "verify" || s == "sign" }):
+		return jwk{}, badKey(op, "key_ops holds neither sign nor verify")
 	}
 	return m, nil
+}
+
+// items returns the strings of an array.
+func items(n *canon.Node) []string {
+	var out []string
+	if n != nil {
+		for _, item := range n.Items {
+			if s, ok := item.String(); ok {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
 }
 
 // point checks the coordinates: 32 bytes each (RFC 7518 §6.2.1.2) and on the curve.
