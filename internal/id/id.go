@@ -68,7 +68,8 @@ type (
 // ID is a validated identifier of kind K. The zero value is "no identifier"; it marshals to the empty string.
 type ID[K Kind] struct{ s string }
 
-var alphabet = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+// alphabet is that of RFC 4648 base32 in lower case and in the order of its bytes, so that the text sorts as the number does.
+var alphabet = base32.NewEncoding("234567abcdefghijklmnopqrstuvwxyz").WithPadding(base32.NoPadding)
 
 // New makes an identifier whose time part is now (milliseconds) and whose other 74 bits are random. It is safe for
 // concurrent use. Identifiers of one millisecond sort in random order; the order of record is the event's position.

@@ -63,17 +63,12 @@ type Label struct {
 	Readers    Readers   `json:"readers,omitzero"`
 }
 
-// Join returns the least label that covers both. It is associative, commutative and idempotent.
+// Join returns the least label that covers both, in words of the vocabulary (an unknown one becomes the strictest). It is
+// associative, commutative and idempotent.
 func (a Label) Join(b Label) Label {
-	out := Label{Integrity: Trusted, Level: a.Level}
+	out := Label{Integrity: Trusted, Level: levels[max(a.Level.Rank(), b.Level.Rank())]}
 	if a.IsUntrusted() || b.IsUntrusted() {
 		out.Integrity = Untrusted
-	}
-	if b.Level.Rank() > a.Level.Rank() {
-		out.Level = b.Level
-	}
-	if out.Level == "" {
-		out.Level = Public
 	}
 	out.Sources = union(a.Sources, b.Sources)
 	out.Categories = union(a.Categories, b.Categories)
@@ -82,7 +77,7 @@ func (a Label) Join(b Label) Label {
 }
 
 // Covers reports whether joining b to a would change nothing, so that no write is needed.
-func (a Label) Covers(b Label) bool { return a.Join(b).Equal(a.Join(Label{})) }
+func (a Label) Covers(b Label) bool { return a.Join(b).Equal(a) }
 
 // Equal compares two labels after normalisation.
 func (a Label) Equal(b Label) bool {
@@ -106,16 +101,8 @@ func (a Label) Check() error {
 	return nil
 }
 
-func normal(a Label) Label {
-	out := a
-	if out.Integrity == "" {
-		out.Integrity = Trusted
-	}
-	out.Sources = union(a.Sources, nil)
-	out.Categories = union(a.Categories, nil)
-	out.Readers = joinReaders(a.Readers, Readers{})
-	return out
-}
+// normal is the label with the words and lists that Join gives; an unknown word becomes the strictest.
+func normal(a Label) Label { return a.Join(Label{}) }
 
 func union(a, b []string) []string {
 	if len(a)+len(b) == 0 {
