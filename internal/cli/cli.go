@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line: noun and verb, tables or JSON, one error envelope and fixed exit codes. It decides how
+// things are shown and asked for; it never decides what is allowed, and everything it does on a running deployment goes
+// through the API by the person's own key.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"charm.land/fang/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"chaperone/internal/config"
+	"chaperone/internal/fault"
+)
+
+// Programs are the long-running parts, filled by main, so that the commands know no concrete room.
+type Programs struct {
+	// Up runs everything in one process until ctx ends. Ready is called once all doors answer.
+	Up func(ctx context.Context, c config.Config, log *slog.Logger, ready func(Started)) error
+	// Demo runs the story. Its arguments are what follows `demo`.
+	Demo func(ctx context.Context, out io.Writer, d DemoOptions) error
+	// DemoPart runs one of the demo's own processes (office, agent); it is not shown in help.
+	DemoPart func(ctx context.Context, part string, args []string) error
+	// Restore accepts a database that is behind its log.
+	Restore func(ctx context.Context, c config.Config, out io.Writer) error
+	// ResetOperators makes a fresh operator, offline, with the sealing key.
+	ResetOperators func(ctx context.Context, c config.Config, name string) (code string, err error)
+}
+
+// Started says what a running deployment told at its start.
+type Started struct {
+	PublicURL, APIURL string
+	FirstOperator     string // name, on the very first start
+	LoginCode         string // single use, on the very first start
+	Notes             []string
+}
+
+// DemoOptions are the demo's flags.
+type DemoOptions struct {
+	Interactive bool
+	Keep        string   // directory to keep; "" = a temporary one
+	Without     []string // policy rules to leave out, for the test that the demo can fail
+	Colour      bool
+}
+
+// Exit codes (docs/cli.md).
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitDenied      = 3
+	exitPending     = 4
+	exitUnreachable = 5
+)
+
+type cli struct {
+	p       Programs
+	in      io.Reader
+	out     io.Writer
+	errOut  io.Writer
+	output  string // table | json
+	profile string
+	conf    string
+	set     []string
+}
+
+// Run parses and runs one command line and returns its exit code.
+func Run(ctx context.Context, p Programs, version string, args []string, in io.Reader, out, errOut io.Writer) int {
+	c := &cli{p: p, in: in, out: out, errOut: errOut}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := fang.Execute(ctx, root, fang.WithVersion(version), fang.WithoutManpage(), fang.WithErrorHandler(func(io.Writer, fang.Styles, error) {}))
+	if err == nil {
+		return 0
+	}
+	return c.explain(err)
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "chaperone",
+		Short:         "A zero-trust control plane and gateway for AI agents",
+		Long:          "Chaperone gives every agent an identity of its own, decides every step by policy, asks a person before what cannot be undone,\nand keeps a record that cannot be quietly changed. Start with `chaperone demo`.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	f := root.PersistentFlags()
+	f.StringVarP(&c.output, "output", "o", "table", "how lists and results are printed: table or json")
+	f.StringVar(&c.profile, "profile", envOr("CHAPERONE_PROFILE", "default"), "which signed-in person speaks")
+	f.StringVar(&c.conf, "config", os.Getenv("CHAPERONE_CONFIG"), "configuration file")
+	f.StringArrayVar(&c.set, "set", nil, "set one configuration key, as key=value; may be repeated")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if c.output != "table" && c.output != "json" {
+			return usage("-o %q is neither table nor json", c.output)
+		}
+		return nil
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usage("%v", err).WithFix("see `%s --help`", cmd.CommandPath())
+	})
+	root.AddGroup(&cobra.Group{ID: "start", Title: "Start"}, &cobra.Group{ID: "agents", Title: "Agents and what they do"},
+		&cobra.Group{ID: "decide", Title: "People and decisions"}, &cobra.Group{ID: "rules", Title: "Rules and servers"}, &cobra.Group{ID: "record", Title: "The record"})
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	add("start", c.demo(), c.up(), c.login(), c.connect(), c.doctor(), c.restore())
+	add("agents", c.agent(), c.agentType(), c.run(), c.grant())
+	add("decide", c.person(), c.approval(), c.explainCmd())
+	add("rules", c.policy(), c.catalog(), c.server(), c.secret())
+	add("record", c.audit())
+	root.AddCommand(c.demoPart())
+	return root
+}
+
+// explain prints the one error envelope and picks the exit code.
+func (c *cli) explain(err error) int {
+	kind, code, msg, fix := fault.KindOf(err), fault.CodeOf(err), "", ""
+	exit := exitFailed
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		msg, fix = e.Msg, e.Fix
+		if e.Err != nil && kind == fault.Internal {
+			msg = e.Error()
+		}
+	} else {
+		// cobra's own errors: unknown commands, wrong numbers of arguments
+		kind, code, msg, fix = fault.Invalid, "usage", err.Error(), "see `chaperone --help`"
+	}
+	switch {
+	case code == "usage":
+		exit = exitUsage
+	case code == "pending":
+		exit = exitPending
+	case kind == fault.Denied || kind == fault.Suspended || kind == fault.Unauthenticated:
+		exit = exitDenied
+	case code == "chaperone_unreachable":
+		exit = exitUnreachable
+	}
+	if c.output == "json" {
+		enc := json.NewEncoder(c.errOut)
+		enc.SetEscapeHTML(false)
+		_ = enc.Encode(map[string]string{"kind": kind.String(), "code": code, "message": msg, "hint": fix, "docs": "docs/cli.md#errors"})
+		return exit
+	}
+	fmt.Fprintf(c.errOut, "%s (%s)\n", clean(msg), code)
+	if fix != "" {
+		fmt.Fprintf(c.errOut, "next: %s\n", clean(fix))
+	}
+	return exit
+}
+
+func usage(format string, args ...any) *fault.Error {
+	return fault.New(fault.Invalid, "cli", "usage", format, args...).WithFix("see `chaperone --help`")
+}
+
+// config loads the configuration for commands that run or reach a deployment.
+func (c *cli) config() (config.Config, error) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return config.Config{}, fault.New(fault.Invalid, "cli.config", "no_home", "no home directory").WithFix("set HOME, or XDG_DATA_HOME and XDG_CONFIG_HOME")
+	}
+	flags := map[string]string{}
+	for _, s := range c.set {
+		key, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return config.Config{}, usage("--set %q is not key=value", s)
+		}
+		flags[key] = value
+	}
+	return config.Load(config.Sources{
+		Default: config.Default(envOr("XDG_DATA_HOME", filepath.Join(home, ".local", "share")), configHome(home)),
+		File:    c.conf, Environ: os.Environ(), Flags: flags,
+		Ignore: []string{"CHAPERONE_CONFIG", "CHAPERONE_PROFILE", "CHAPERONE_REQUIRE_ALL", "CHAPERONE_SHARED"},
+	})
+}
+
+func configHome(home string) string { return envOr("XDG_CONFIG_HOME", filepath.Join(home, ".config")) }
+
+func envOr(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+// terminal reports whether w is a terminal that wants colour (NO_COLOR and CLICOLOR are honoured).
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("CLICOLOR") != "0"
+}
