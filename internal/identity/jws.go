@@ -41,16 +41,31 @@ type jws struct {
 	hasTyp bool
 	kid    string
 	jwk    *canon.Node
-	claims *canon.Node
+
+	payload []byte
+	claims  *canon.Node
 }
 
 // foreign are header members that would make a verifier fetch, trust or reinterpret something the sender chose. A JWS that
 // carries one is refused (RFC 8725 §3.10; RFC 7515 §4.1; RFC 7797; RFC 7516).
 var foreign = [...]string{"crit", "b64", "jku", "x5u", "x5c", "x5t", "x5t#S256", "zip", "enc", "cty", "epk", "url"}
 
-// readJWS takes a compact JWS apart: three canonical base64url segments, a strict JSON header with alg ES256 and nothing
-// foreign, a strict JSON object as payload, 64 bytes of signature. The JSON serialisation and JWE are refused by form.
+// readJWS takes a compact JWS apart and reads its payload as a strict JSON object.
 func readJWS(raw string) (jws, error) {
+	j, err := readEnvelope(raw)
+	if err != nil {
+		return jws{}, err
+	}
+	j.claims, err = canon.Parse(j.payload, canon.Limits{Bytes: maxJWS, Depth: 16})
+	if err != nil || j.claims.Kind != canon.Object {
+		return jws{}, errJWS("the payload is not a strict JSON object")
+	}
+	return j, nil
+}
+
+// readEnvelope takes a compact JWS apart: three canonical base64url segments, a strict JSON header with alg ES256 and nothing
+// foreign, 64 bytes of signature. The JSON serialisation and JWE are refused by form.
+func readEnvelope(raw string) (jws, error) {
 	if len(raw) > maxJWS {
 		return jws{}, errJWS("it is over 16 KiB")
 	}
@@ -78,7 +93,7 @@ func readJWS(raw string) (jws, error) {
 			return jws{}, errJWS("the header carries " + name)
 		}
 	}
-	out := jws{raw: raw, jwk: header.Get("jwk")}
+	out := jws{raw: raw, jwk: header.Get("jwk"), payload: decoded[1]}
 	if n := header.Get("typ"); n != nil {
 		if out.typ, out.hasTyp = n.String(); !out.hasTyp {
 			return jws{}, errJWS("typ is not a string")
@@ -93,10 +108,6 @@ func readJWS(raw string) (jws, error) {
 	}
 	if len(decoded[2]) != 64 {
 		return jws{}, errJWS("the signature is not 64 bytes")
-	}
-	out.claims, err = canon.Parse(decoded[1], canon.Limits{Bytes: maxJWS, Depth: 16})
-	if err != nil || out.claims.Kind != canon.Object {
-		return jws{}, errJWS("the payload is not a strict JSON object")
 	}
 	return out, nil
 }
