@@ -281,3 +281,17 @@ func jsonBody(v any) []byte {
 	}
 	return b
 }
+
+// Do makes one request of the API for callers that know the route: path starts with /api/ and may carry a query. in is nil
+// (no body), []byte (a YAML document) or a value that becomes JSON; out is nil or where the JSON answer goes.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	r := request{method: method, path: path}
+	switch b := in.(type) {
+	case nil:
+	case []byte:
+		r.body, r.media = b, "application/yaml"
+	default:
+		r.body, r.media = jsonBody(in), mediaJSON
+	}
+	return c.do(ctx, r, out)
+}
