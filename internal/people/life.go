@@ -94,7 +94,9 @@ func NewLoginCode(person id.Person, by string, now time.Time, life time.Duration
 // slow hash.
 func HashCode(plain string) string { return canon.Sum([]byte(plain)) }
 
-func odd(r rune) bool { return r <= ' ' || r == 0x7f || r > 0x7f || strings.ContainsRune(`"(),:;<>[\]`, r) }
+func odd(r rune) bool {
+	return r <= ' ' || r == 0x7f || r > 0x7f || strings.ContainsRune(`"(),:;<>[\]`, r)
+}
 
 // word reports whether s is 1 to most lower-case letters, digits and the characters of inner, which stand singly and inside.
 func word(s, inner string, most int) bool {
