@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sqlstore
+
+import (
+	"database/sql"
+	"iter"
+	"time"
+
+	"chaperone/internal/people"
+)
+
+var personTable = table[people.Person]{noun: "person", name: "people", more: ", version", read: func(r *sql.Rows) (people.Person, error) {
+	var version int64
+	p, err := body[people.Person](r, &version)
+	p.Version = version
+	return p, err
+}}
+
+type persons struct{ *tx }
+
+func (s persons) Person(nameOrID string) (people.Person, error) {
+	return personTable.get(s.tx, byNameOrID("per_", nameOrID), nameOrID)
+}
+
+func (s persons) PutPerson(p people.Person) error {
+	return putVersioned(s.tx, "people", "person", p.ID.String(), p.Name, p.Version, p)
+}
+
+func (s persons) People() iter.Seq2[people.Person, error] {
+	return personTable.list(s.tx, "ORDER BY name")
+}
+
+func (s persons) PutCode(v people.LoginCode) error {
+	return putCode(s.tx, "login_codes", "login_code", v.Hash, v.ExpiresAt, v)
+}
+
+func (s persons) TakeCode(hash string, now time.Time) (people.LoginCode, error) {
+	return takeCode[people.LoginCode](s.tx, "login_codes", "login_code", hash, now)
+}
