@@ -25,6 +25,13 @@ const (
 // MaxLeaf is the most bytes a leaf may have; larger matter goes into parts.
 const MaxLeaf = 16 << 10
 
+// The kinds of actors.
+const (
+	ActorAgent  = "agent"
+	ActorPerson = "person"
+	ActorSystem = "system"
+)
+
 // Actor is whose key caused the event.
 type Actor struct {
 	Kind string `json:"kind"` // agent | person | system
@@ -93,6 +100,7 @@ type Filter struct {
 	Decision id.Decision
 	Approval id.Approval
 	ID       id.Event
+	Bare     bool // without parts: Record.Parts may be left empty, which spares their reading
 }
 
 // Log is the event table. Append stages an event in its transaction; the committer assigns the position just before COMMIT.
@@ -102,4 +110,11 @@ type Log interface {
 	Next() (int64, error)
 	Records(Filter) iter.Seq2[Record, error]
 	Last() (time.Time, error) // At of the newest event; zero if none
+}
+
+// Skipper is what a Log also offers where a restored database may be accepted under a log that is ahead of it. Skip moves Next
+// forward to the position to, which leaves the positions between without rows for good; the next appended event stands at to. It is
+// Invalid, "skip_back", where to is less than Next, and takes effect with its transaction.
+type Skipper interface {
+	Skip(to int64) error
 }
