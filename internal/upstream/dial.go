@@ -127,10 +127,10 @@ func (c *Client) lineOf(s catalog.Server) (*line, error) {
 
 // Ranges that are not the public network and that net/netip does not name itself.
 var (
-	carrier   = netip.MustParsePrefix("100.64.0.0/10")  // RFC 6598
-	thisNet   = netip.MustParsePrefix("0.0.0.0/8")      // RFC 791
-	protocol4 = netip.MustParsePrefix("192.0.0.0/24")   // RFC 6890
-	test1     = netip.MustParsePrefix("192.0.2.0/24")   // RFC 5737
+	carrier   = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
+	thisNet   = netip.MustParsePrefix("0.0.0.0/8")     // RFC 791
+	protocol4 = netip.MustParsePrefix("192.0.0.0/24")  // RFC 6890
+	test1     = netip.MustParsePrefix("192.0.2.0/24")  // RFC 5737
 	test2     = netip.MustParsePrefix("198.51.100.0/24")
 	test3     = netip.MustParsePrefix("203.0.113.0/24")
 	bench     = netip.MustParsePrefix("198.18.0.0/15") // RFC 2544

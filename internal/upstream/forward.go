@@ -207,9 +207,15 @@ func (c *Client) stream(x *Exchange, f Forward, body io.Reader, echo *secret.Ech
 		body = p
 	}
 	r := sse.NewReader(body, c.cfg.Message)
+	opened := f.Method != http.MethodGet
 	return func() (Message, error) {
 		if ended != nil {
 			return Message{}, ended
+		}
+		if !opened {
+			// The caller of a GET waits for the header of a stream that may say nothing for hours.
+			opened = true
+			return Message{}, nil
 		}
 		fell := false
 		if p != nil {

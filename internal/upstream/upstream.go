@@ -124,7 +124,8 @@ type Exchange struct {
 }
 
 // Message is one JSON-RPC message of an answer, in its original bytes but for redacted echoes of the credential. An event that
-// carries no message (a priming event, a retry time) has Raw nil and may be released at once. Doc is Raw, parsed.
+// carries no message (a priming event, a retry time) has Raw nil and may be released at once; the stream of a GET begins with one
+// that is all empty, so that its opening can be passed on. Doc is Raw, parsed.
 type Message struct {
 	Raw     []byte
 	Doc     *canon.Node
