@@ -140,12 +140,12 @@ func (c *Client) RetireAgent(ctx context.Context, name, reason string) (out iden
 }
 
 // Instances lists the enrolled copies of an agent.
-func (c *Client) Instances(ctx context.Context, agent string, p Page) (out List[Instance], err error) {
+func (c *Client) Instances(ctx context.Context, agent string, p Page) (out List[identity.Instance], err error) {
 	return out, c.get(ctx, at("agents", agent, "instances"), p.query(nil), &out)
 }
 
 // RevokeInstance ends one enrolled copy for good.
-func (c *Client) RevokeInstance(ctx context.Context, instance, reason string) (out Instance, err error) {
+func (c *Client) RevokeInstance(ctx context.Context, instance, reason string) (out identity.Instance, err error) {
 	return out, c.post(ctx, at("instances", instance, "revoke"), Reason{reason}, &out)
 }
 

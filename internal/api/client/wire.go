@@ -84,7 +84,7 @@ type PutType struct {
 	Writes      []string `json:"writes,omitempty"`
 }
 
-// Register asks for a new agent. ExpiresAt defaults to 90 days from now.
+// Register asks for a new agent. Its end is ExpiresAt, or ExpiresIn seconds from now, or 90 days from now.
 type Register struct {
 	Name         string             `json:"name"`
 	Type         string             `json:"type"`
@@ -94,6 +94,7 @@ type Register struct {
 	Environment  string             `json:"environment,omitempty"`
 	Orchestrator bool               `json:"orchestrator,omitempty"`
 	ExpiresAt    time.Time          `json:"expires_at,omitzero"`
+	ExpiresIn    int64              `json:"expires_in,omitempty"`
 }
 
 // JoinCode lets one new instance of the agent enrol, once. It is shown once.
@@ -101,17 +102,6 @@ type JoinCode struct {
 	Agent     string    `json:"agent"`
 	Code      string    `json:"code"`
 	ExpiresAt time.Time `json:"expires_at"`
-}
-
-// Instance is one enrolled copy of an agent.
-type Instance struct {
-	ID         id.Instance `json:"id"`
-	Agent      id.Agent    `json:"agent"`
-	JKT        string      `json:"jkt"`
-	EnrolledAt time.Time   `json:"enrolled_at"`
-	EnrolledBy string      `json:"enrolled_by"`
-	RevokedAt  time.Time   `json:"revoked_at,omitzero"`
-	Label      string      `json:"label"` // what its runs have read so far, in words
 }
 
 // OpenRun asks to open a run for an agent, under the caller's key.
@@ -130,21 +120,11 @@ type AskGrant struct {
 	Arguments json.RawMessage `json:"arguments"`
 }
 
-// GrantAnswer is what came of asking ahead: State is active (Grant is set) or pending (Approval is set). A refusal is a Problem.
+// GrantAnswer is what came of asking ahead: an active grant, or a requested one that waits for its Approval (Link shows the
+// command to decide it). A refusal is a Problem.
 type GrantAnswer struct {
-	State    string           `json:"state"`
-	Grant    *grant.Grant     `json:"grant,omitempty"`
-	Approval *PendingApproval `json:"approval,omitempty"`
-	Decision string           `json:"decision,omitempty"`
-	Reason   string           `json:"reason,omitempty"`
-}
-
-// PendingApproval names what people still have to decide.
-type PendingApproval struct {
-	ID       id.Approval `json:"id"`
-	Link     string      `json:"link"`
-	State    string      `json:"state"`
-	NotAfter time.Time   `json:"not_after"`
+	grant.Grant
+	Link string `json:"approval_link,omitempty"`
 }
 
 // Approval is an approval with whether the caller may decide it, and if not, why. Call.Arguments is the exact payload in
