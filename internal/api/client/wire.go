@@ -120,11 +120,22 @@ type AskGrant struct {
 	Arguments json.RawMessage `json:"arguments"`
 }
 
-// GrantAnswer is what came of asking ahead: an active grant, or a requested one that waits for its Approval (Link shows the
-// command to decide it). A refusal is a Problem.
+// GrantAnswer is what came of asking ahead: State is active, or requested while an approval is awaited (Approval is set then).
+// A refusal is a Problem.
 type GrantAnswer struct {
-	grant.Grant
-	Link string `json:"approval_link,omitempty"`
+	State    string           `json:"state"`
+	Grant    *grant.Grant     `json:"grant,omitempty"`
+	Approval *PendingApproval `json:"approval,omitempty"`
+	Decision string           `json:"decision,omitempty"`
+	Reason   string           `json:"reason,omitempty"`
+}
+
+// PendingApproval names what people still have to decide.
+type PendingApproval struct {
+	ID       id.Approval `json:"id"`
+	Link     string      `json:"link"`
+	State    string      `json:"state"`
+	NotAfter time.Time   `json:"not_after"`
 }
 
 // Approval is an approval with whether the caller may decide it, and if not, why. Call.Arguments is the exact payload in
