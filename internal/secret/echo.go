@@ -98,8 +98,11 @@ func (e *Echo) Text(s string) string {
 // result is raw itself. It stays valid JSON: an echo in a string or a member's name is replaced inside it; a number that holds one
 // becomes a string; names that become equal are numbered.
 func (e *Echo) Message(raw []byte, doc *canon.Node) ([]byte, int) {
-	if e == nil || doc == nil || !e.near(raw) {
+	if e == nil || doc == nil {
 		return raw, 0
+	}
+	if bytes.IndexByte(raw, '\\') < 0 && bytes.IndexByte(raw, '%') < 0 && !e.holds(raw) {
+		return raw, 0 // one look is enough where nothing is escaped
 	}
 	w := &rewriter{e: e, raw: raw}
 	w.value(doc)
@@ -110,11 +113,9 @@ func (e *Echo) Message(raw []byte, doc *canon.Node) ([]byte, int) {
 	return w.out, w.n
 }
 
-// near is the fast answer for the common case: false only if no string or number of the document holds an echo.
-func (e *Echo) near(raw []byte) bool {
-	found := false
-	e.search(raw, nil, layers, func([]int32, int, int) bool { found = true; return false })
-	return found
+// holds reports whether b holds an echo, without making maps.
+func (e *Echo) holds(b []byte) bool {
+	return !e.search(b, nil, layers, func([]int32, int, int) bool { return false })
 }
 
 const layers = 4
@@ -233,7 +234,7 @@ func (w *rewriter) value(v *canon.Node) {
 			w.replace(v.Start, v.End, clean)
 		}
 	case canon.Number:
-		if len(w.e.find(v.Raw)) > 0 {
+		if w.e.holds(v.Raw) {
 			w.replace(v.Start, v.End, []byte(`"`+mark+`"`))
 		}
 	case canon.Array:
@@ -296,10 +297,10 @@ func nameBefore(raw []byte, i int) (start, end int) {
 func (w *rewriter) text(start, end int) ([]byte, bool) {
 	token := w.raw[start:end]
 	inner := token[1 : len(token)-1]
-	spans := w.e.find(inner)
-	if len(spans) == 0 {
+	if !w.e.holds(inner) {
 		return nil, false
 	}
+	spans := w.e.find(inner)
 	// A range found in the undecoded bytes may begin or end inside an escape; it is widened to whole ones.
 	clean := cut(inner, whole(inner, spans))
 	out := append(append([]byte{'"'}, clean...), '"')
