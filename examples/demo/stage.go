@@ -31,6 +31,9 @@ type Stage struct {
 	Office string // URL of the office
 	Level  string // log level of the server
 
+	Protocol string // what the newest agent negotiated
+	pinned   int
+
 	cleanup []func()
 	mu      sync.Mutex
 	errs    []*os.File

@@ -10,27 +10,15 @@ import (
 	"os"
 	"path/filepath"
 
+	"chaperone/internal/api/client"
 	"chaperone/internal/fault"
 	"chaperone/internal/identity"
 )
 
-// Enrolment is what the issuer said when the instance's key was bound. It holds no secret.
-type Enrolment struct {
-	ClientID    string `json:"client_id"`
-	Instance    string `json:"instance"`
-	Agent       string `json:"agent"`
-	AgentName   string `json:"agent_name"`
-	AgentType   string `json:"agent_type"`
-	Issuer      string `json:"issuer"`
-	TrustDomain string `json:"trust_domain"`
-	LogOrigin   string `json:"log_origin"`
-	LogKey      string `json:"log_key"`
-}
-
 // State is the instance's directory: its key, its enrolment, the last checkpoint.
 type State struct {
 	Dir      string
-	Enrolled Enrolment
+	Enrolled client.Enrolment
 	key      *identity.Key
 }
 
@@ -62,7 +50,7 @@ func LoadState(dir string) (*State, error) {
 
 // Enrol makes a key in the directory and binds it with a single-use join code. A directory that is already enrolled is returned as
 // it is, unless fresh is true. Other bridges on the same directory wait for the lock.
-func Enrol(ctx context.Context, dir string, fresh bool, bind func(ctx context.Context, key *identity.Key) (Enrolment, error)) (*State, error) {
+func Enrol(ctx context.Context, dir string, fresh bool, bind func(ctx context.Context, key *identity.Key) (client.Enrolment, error)) (*State, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, unreadable(dir, err)
 	}
