@@ -449,7 +449,7 @@ func phone(s string) (string, bool) {
 		}
 	}
 	d := b.String()
-	if open || len(d) < 7 || len(d) > 15 || sign == "+" && d[0] == '0' {
+	if open || len(d) < 7 || len(d) > 15 || sign == "+" && d[0] == '0' || strings.HasPrefix(d, "00") {
 		return "", false
 	}
 	return sign + d, true
