@@ -94,10 +94,10 @@ func (r Run) Suffices(s Spend) error {
 		return fault.New(fault.Limited, "run.Spend", code, "the run's budget of %s is used up", what).
 			WithFix("open a run with a larger budget")
 	}
-	if r.Spent.Steps+s.Steps > r.Budgets.Steps {
+	if s.Steps > r.Budgets.Steps-r.Spent.Steps { // in this order a huge spend cannot wrap around
 		return short("budget_steps", "steps")
 	}
-	if r.Spent.Bytes+s.Bytes > r.Budgets.Bytes {
+	if s.Bytes > r.Budgets.Bytes-r.Spent.Bytes {
 		return short("budget_bytes", "bytes")
 	}
 	n := map[string]int64{}
