@@ -5,7 +5,6 @@ package sqlstore
 import (
 	"database/sql"
 	"iter"
-	"slices"
 	"time"
 
 	"chaperone/internal/approval"
@@ -30,20 +29,6 @@ var (
 	}}
 )
 
-// grantMoves lists where a grant may go from a state (see grant.State); from the others nowhere.
-func grantMoves(from grant.State) []grant.State {
-	switch from {
-	case grant.Requested:
-		return []grant.State{grant.Active, grant.Revoked, grant.Expired}
-	case grant.Active:
-		return []grant.State{grant.Used, grant.Expired, grant.Revoked}
-	case grant.Used:
-		return []grant.State{grant.Released, grant.Revoked}
-	case grant.Released, grant.Expired, grant.Revoked:
-	}
-	return nil
-}
-
 type grants struct{ *tx }
 
 func (s grants) Grant(key id.Grant) (grant.Grant, error) {
@@ -64,7 +49,7 @@ func (s grants) Insert(v grant.Grant) error {
 // Move implements grant.Store. An empty reason leaves the stored one.
 func (s grants) Move(key id.Grant, from, to grant.State, at time.Time, reason string) error {
 	const op = "sqlstore.Grants.Move"
-	if slices.Contains(grantMoves(from), to) {
+	if grant.Legal(from, to) {
 		n, err := s.exec(op, `UPDATE grants SET state = $3, changed_at = $4, reason = coalesce(nullif($5, ''), reason) WHERE id = $1 AND state = $2`,
 			key.String(), string(from), string(to), micros(at), reason)
 		if err != nil || n > 0 {

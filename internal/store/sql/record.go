@@ -16,7 +16,15 @@ import (
 // page is how many events Records reads at once.
 const page = 256
 
+// staged is an event that waits for its position, or a skip to one.
+type staged struct {
+	event audit.Sealed
+	skip  int64 // the position to go to; 0 = an event
+}
+
 type events struct{ *tx }
+
+var _ audit.Skipper = events{}
 
 // Append implements audit.Log. The event gets its position when the function has returned without an error. Errors: Invalid
 // "leaf_too_large", "bad_event"; an identifier that is on the record already fails the whole Update with Exists, "event_exists".
@@ -33,7 +41,26 @@ func (s events) Append(e audit.Sealed) error {
 	case len(e.Leaf) == 0 || e.Event.ID.IsZero():
 		return fault.New(fault.Invalid, op, "bad_event", "an event has an identifier and a leaf").WithFix("seal the event first")
 	}
-	s.events = append(s.events, e)
+	s.staged = append(s.staged, staged{event: e})
+	return nil
+}
+
+// Skip implements audit.Skipper.
+func (s events) Skip(to int64) error {
+	const op = "sqlstore.Skip"
+	if err := s.writable(op); err != nil {
+		return err
+	}
+	next := s.g.next
+	for _, e := range s.staged {
+		next = max(next+1, e.skip)
+	}
+	switch {
+	case to < next:
+		return fault.New(fault.Invalid, op, "skip_back", "position %d is taken; the next is %d", to, next)
+	case to > next:
+		s.staged = append(s.staged, staged{skip: to})
+	}
 	return nil
 }
 
@@ -41,11 +68,16 @@ func (s events) Append(e audit.Sealed) error {
 func (t *tx) seal() error {
 	const op = "sqlstore.Append"
 	// Without a savepoint an event on its own is one statement, which leaves nothing behind when it fails.
-	alone := len(t.events) == 1 && len(t.events[0].Parts) == 0 && !t.saved
+	alone := len(t.staged) == 1 && len(t.staged[0].event.Parts) == 0
 	t.over = false
 	defer t.end()
 	next, last := t.g.next, t.g.last
-	for _, e := range t.events {
+	for _, waiting := range t.staged {
+		if waiting.skip > 0 {
+			next = waiting.skip
+			continue
+		}
+		e := waiting.event
 		if !alone {
 			if err := t.writable(op); err != nil {
 				return err
@@ -96,9 +128,13 @@ func (s events) head(op string) (next, last int64, err error) {
 	return next, last, err
 }
 
-// Next implements audit.Log. In Update it is the position that the first event appended by this function gets.
+// Next implements audit.Log. In Update it is the position that the first event appended by this function gets: Append does not
+// move it, Skip does.
 func (s events) Next() (int64, error) {
 	next, _, err := s.head("sqlstore.Next")
+	for _, e := range s.staged {
+		next = max(next, e.skip)
+	}
 	return next, err
 }
 
@@ -127,7 +163,7 @@ func (s events) Records(f audit.Filter) iter.Seq2[audit.Record, error] {
 				return
 			}
 			for _, r := range rows {
-				if r.parts > 0 {
+				if r.parts > 0 && !f.Bare {
 					if r.Parts, err = s.parts(op, r.Position); err != nil {
 						yield(audit.Record{}, err)
 						return

@@ -110,7 +110,7 @@ func (s runs) Spend(key id.Run, sp run.Spend) error {
 		return fault.New(fault.Invalid, op, "bad_spend", "a run cannot be given back what it spent")
 	}
 	// One conditional statement takes everything or nothing. The calls are compared with what was read, because their
-	// bounds are in the body.
+	// bounds are in the body; run.Spend decides on those and names what does not suffice.
 	const take = `UPDATE runs SET steps = steps + $2, bytes = bytes + $3, calls = $4
 		WHERE id = $1 AND state = 'active' AND steps <= max_steps - $2 AND bytes <= max_bytes - $3 AND calls = $5`
 	if len(sp.Stakes) == 0 {
@@ -124,21 +124,18 @@ func (s runs) Spend(key id.Run, sp run.Spend) error {
 	if err != nil {
 		return err
 	}
-	if err := refuseSpend(op, v, sp); err != nil {
+	if v.State != run.Active {
+		return fault.New(fault.Suspended, op, "run_"+string(v.State), "the run is %s", v.State).WithFix("open a new run")
+	}
+	spent, err := v.Spend(sp)
+	if err != nil {
 		return err
 	}
 	before, err := encodeCalls(op, v.Spent.Calls)
 	if err != nil {
 		return err
 	}
-	after := map[string]int64{}
-	for stake, n := range v.Spent.Calls {
-		after[stake] = n
-	}
-	for _, stake := range sp.Stakes {
-		after[stake]++
-	}
-	text, err := encodeCalls(op, after)
+	text, err := encodeCalls(op, spent.Calls)
 	if err != nil {
 		return err
 	}
@@ -147,31 +144,6 @@ func (s runs) Spend(key id.Run, sp run.Spend) error {
 		err = moved(op, "run") // only another process could have come between
 	}
 	return err
-}
-
-// refuseSpend names the first reason why the run cannot spend, nil if it can.
-func refuseSpend(op string, v run.Run, sp run.Spend) error {
-	limited := func(what, words string) error {
-		return fault.New(fault.Limited, op, "budget_"+what, "the run's budget of %s does not suffice", words).
-			WithFix("open a new run, with a budget that fits its task")
-	}
-	if v.State != run.Active {
-		return fault.New(fault.Suspended, op, "run_"+string(v.State), "the run is %s", v.State).WithFix("open a new run")
-	}
-	if v.Spent.Steps > v.Budgets.Steps-sp.Steps {
-		return limited("steps", "steps")
-	}
-	if v.Spent.Bytes > v.Budgets.Bytes-sp.Bytes {
-		return limited("bytes", "bytes")
-	}
-	want := map[string]int64{}
-	for _, stake := range sp.Stakes {
-		want[stake]++
-		if most, bounded := v.Budgets.Calls[stake]; bounded && v.Spent.Calls[stake] > most-want[stake] {
-			return limited("calls", stake+" calls")
-		}
-	}
-	return nil
 }
 
 func (s runs) Join(key id.Run, l label.Label) error {

@@ -37,8 +37,8 @@ type tx struct {
 	saved bool // the savepoint stands; it is set before the first write
 	over  bool
 
-	events  []audit.Sealed // staged by Append
-	notices [][2]string    // kind and id of notices that wait for a position
+	staged  []staged    // by Append and Skip, in order
+	notices [][2]string // kind and id of notices that wait for a position
 }
 
 func (t *tx) Registry() identity.Registry   { return registry{t} }
