@@ -208,16 +208,17 @@ func quote(t *rapid.T, s string) string {
 }
 
 func asciiJSON(s string) string {
-	out := `"`
+	var out strings.Builder
+	out.WriteString(`"`)
 	for _, r := range s {
 		if r > 0xFFFF {
 			r -= 0x10000
-			out += hex4(0xD800+r>>10) + hex4(0xDC00+r&0x3FF)
+			out.WriteString(hex4(0xD800+r>>10) + hex4(0xDC00+r&0x3FF))
 			continue
 		}
-		out += hex4(r)
+		out.WriteString(hex4(r))
 	}
-	return out + `"`
+	return out.String() + `"`
 }
 
 func hex4(r rune) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -50,10 +51,8 @@ func Scrub(s string) string {
 // Denied reports whether a value of this name is hidden whatever it is.
 func Denied(name string) bool {
 	name = snake(name)
-	for _, n := range deniedNames {
-		if name == n {
-			return true
-		}
+	if slices.Contains(deniedNames, name) {
+		return true
 	}
 	for _, end := range harmlessEnds {
 		if strings.HasSuffix(name, end) {
@@ -61,10 +60,8 @@ func Denied(name string) bool {
 		}
 	}
 	for word := range strings.SplitSeq(name, "_") {
-		for _, d := range deniedWords {
-			if word == d {
-				return true
-			}
+		if slices.Contains(deniedWords, word) {
+			return true
 		}
 	}
 	return false
@@ -95,11 +92,9 @@ func replace(groups []string, a slog.Attr) slog.Attr {
 		a.Value = slog.TimeValue(a.Value.Time().UTC())
 		return a
 	}
-	for _, g := range groups {
-		if Denied(g) {
-			a.Value = slog.StringValue(Redacted)
-			return a
-		}
+	if slices.ContainsFunc(groups, Denied) {
+		a.Value = slog.StringValue(Redacted)
+		return a
 	}
 	if Denied(a.Key) {
 		a.Value = slog.StringValue(Redacted)
