@@ -38,7 +38,7 @@ type sample struct {
 	Labels  map[string]string `json:"labels"`
 	Inner   []struct{ X int } `json:"inner"`
 	Hidden  string            `json:"-"`
-	private string // no member reaches it
+	private string            // no member reaches it
 }
 
 func TestDecode(t *testing.T) {
