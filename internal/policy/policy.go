@@ -131,17 +131,23 @@ type Missing struct {
 // Decision is the outcome. Effect is Permit only if no rule forbids, one permits, and nothing failed. When Effect is Forbid and
 // Missing is set, an approval would turn it. When no rule permits, Reasons holds the pseudo-rule "default-deny"; when evaluation
 // failed, "policy-error". Errors never leaves the process but for the record.
+//
+// Lifted is set on a Permit that rests on Request.Approval: the rules that forbid the call and that the approval lifted, sorted
+// by id. It is what Missing.Rules was when the approval was asked, unless the policies have changed since.
 type Decision struct {
 	Effect  Effect   `json:"effect"`
 	Reasons []Reason `json:"reasons"` // determining first
+	Lifted  []Reason `json:"lifted,omitempty"`
 	Missing *Missing `json:"missing,omitempty"`
 	Errors  []string `json:"errors,omitempty"`
 }
 
-// Rule ids that are not in any bundle.
+// Rule ids of decisions that no rule of a bundle made. RuleUnknownTool is also the id of a rule in the shipped pack: here it is the
+// answer for an action that the schema does not have, whatever the bundle says.
 const (
 	RuleDefaultDeny = "default-deny"
 	RuleError       = "policy-error"
+	RuleUnknownTool = "unknown-tool"
 )
 
 // Bundle is one version of the policies, as applied. Digest is the JCS digest of Files.
