@@ -50,6 +50,7 @@ var mayAlso = map[string]map[string]string{
 	"duty":            {"store": "roads run transactions"},
 	"evaluate":        {"store": "roads run transactions", "enforce": "it replays calls over the real road", "govern": "it replays changes over the real road"},
 	"cli":             {"api/client": "commands go through the API", "connect": "chaperone connect is a command", "config": "law of the house"},
+	"api":             {"api/client": "the wire shapes are written once, in the twin"},
 	"connect":         {"api/client": "a person's sign-in goes through the API"},
 	"app":             {"config": "law of the house"},
 }
