@@ -46,6 +46,7 @@ type Grant struct {
 	Tool       string      `json:"tool"`
 	CallDigest string      `json:"call_digest"`
 	Origin     Origin      `json:"origin"`
+	Ahead      bool        `json:"ahead,omitempty"` // asked for before the call, not minted with it
 	State      State       `json:"state"`
 	Approval   id.Approval `json:"approval,omitzero"`
 	Decision   id.Decision `json:"decision,omitzero"`

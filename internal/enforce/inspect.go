@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce
+
+import (
+	"context"
+
+	"chaperone/internal/audit"
+	"chaperone/internal/catalog"
+	"chaperone/internal/fault"
+	"chaperone/internal/id"
+	"chaperone/internal/message"
+	"chaperone/internal/policy"
+	"chaperone/internal/store"
+	"chaperone/internal/upstream"
+)
+
+// place is what is to be done with a message of the answer.
+type place string
+
+const (
+	drop  place = "drop"  // nobody gets it
+	part  place = "part"  // it goes on, and the answer is not over
+	final place = "final" // it is the answer
+)
+
+// found is what inspection made of one message.
+type found struct {
+	place place
+	seen  message.Seen
+	raw   []byte // as it may be released
+	words bool   // it carries words of the server that no label has covered yet
+}
+
+// Step 10, inspect, message by message: what it is, whether this caller may have it, and what of it. Lists are cut for the caller. What
+// a server says of itself must be what was pinned. A request of the server to the client goes to policy like any other.
+// (Redaction of the credential's echo has happened in upstream; detectors come with the guard.)
+func (c *call) inspect(ctx context.Context, m upstream.Message) (found, *refusal) {
+	defer c.passed("inspect")
+	seen, err := message.Read(m.Doc)
+	if err != nil {
+		return found{}, c.badAnswer("it is " + messageOf(err))
+	}
+	f := found{seen: seen, raw: m.Raw}
+	c.echoes += m.Redacted
+	if message.Changes(seen.Method) {
+		c.DefinitionsChanged(c.req.Server)
+	}
+	switch seen.Kind {
+	case message.Notification:
+		f.place = part
+		f.words = c.method.stream && !message.Silent(seen.Method) && seen.Method != "notifications/subscriptions/acknowledged"
+		return f, nil
+	case message.Request:
+		return c.inspectAsk(ctx, f)
+	case message.Result, message.Error:
+	}
+	return c.inspectAnswer(ctx, f, m)
+}
+
+func (c *call) inspectAnswer(ctx context.Context, f found, m upstream.Message) (found, *refusal) {
+	f.place = final
+	if c.req.HTTPMethod == "GET" {
+		// Only a replay would bring one here, and step 9 lets nobody ask for a replay.
+		f.place = drop
+		return f, nil
+	}
+	if c.req.ID != "" && f.seen.ID != c.req.ID && (f.seen.Kind == message.Result || f.seen.ID != "") {
+		return f, c.badAnswer("it answers another request")
+	}
+	c.outcome_ = audit.OutcomeOK
+	if f.seen.Failed {
+		c.outcome_ = audit.OutcomeError
+	}
+	if f.seen.Kind == message.Error {
+		return f, nil
+	}
+	if c.req.Method == "initialize" || c.req.Method == "server/discover" {
+		if no := c.checkNames(f.seen); no != nil {
+			return f, no
+		}
+	}
+	var err error
+	if c.method.list != "" {
+		if f.raw, err = c.cut(ctx, f.raw, m); err != nil {
+			return f, orStore(err)
+		}
+	}
+	if f.seen.Waits {
+		for _, ask := range f.seen.Asks {
+			if _, ok := c.decideAsk(ask); !ok {
+				c.outcome_ = audit.OutcomeUnknown
+				return f, deny("server_request_denied", "the server asked for "+ask+", which policy does not permit", "ask an operator whether this server may ask that")
+			}
+		}
+		if f.raw, err = message.SetResultState(m.Raw, m.Doc, c.mintState(f.seen.State)); err != nil {
+			return f, c.badAnswer("it waits for nothing")
+		}
+	}
+	return f, nil
+}
+
+// inspectAsk decides a request that the server makes to the client. What is denied is answered with an error and goes on the record; what
+// is permitted is bound to this run, so that no other run can answer it.
+func (c *call) inspectAsk(ctx context.Context, f found) (found, *refusal) {
+	asked, ok := c.decideAsk(f.seen.Method)
+	events, err := c.askEvents(asked, f.seen.Method, ok)
+	if err != nil {
+		return f, fail(err)
+	}
+	err = c.Store.Update(context.WithoutCancel(ctx), func(tx store.Tx) error {
+		if ok {
+			if err := tx.Handles().Bind(c.req.Server, "ask", c.session()+" "+f.seen.ID, c.run.ID); err != nil {
+				return err
+			}
+		}
+		return tx.Events().Append(events)
+	})
+	if err != nil {
+		return f, storeDown(err)
+	}
+	if !ok {
+		f.place = drop
+		c.answerServer(ctx, f.seen.ID, "not permitted by the gateway's policy")
+		return f, nil
+	}
+	f.place, f.words = part, c.method.stream
+	return f, nil
+}
+
+// askDecision is one decision about a request of the server.
+type askDecision struct {
+	id      id.Decision
+	asked   policy.Request
+	decided policy.Decision
+}
+
+func (c *call) decideAsk(method string) (askDecision, bool) {
+	entry := catalog.Entry{Server: c.req.Server, Name: "method:" + method, Effect: catalog.Write, Known: true}
+	if method == "ping" {
+		entry.Effect = catalog.Read
+	}
+	d := askDecision{id: id.NewDecision(c.now), asked: c.policyRequest("", entry.Name, entry)}
+	d.decided = c.snap.Policy.Decide(d.asked)
+	return d, d.decided.Effect == policy.Permit
+}
+
+// checkTask refuses a task that was made in another run, or nowhere that is known.
+func (c *call) checkTask(ctx context.Context) *refusal {
+	return c.owned(ctx, "task", c.req.Task, "task_of_another_run", "the task is not one of this run")
+}
+
+// checkReply refuses an answer to a request that no server has made of this run.
+func (c *call) checkReply(ctx context.Context) *refusal {
+	return c.owned(ctx, "ask", c.req.Session+" "+c.req.Reply, "reply_unsolicited", "no server has asked this run for that")
+}
+
+func (c *call) owned(ctx context.Context, kind, value, code, text string) *refusal {
+	err := c.Store.View(ctx, func(tx store.Tx) error {
+		owner, err := tx.Handles().Owner(c.req.Server, kind, value)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return err
+		}
+		if err != nil || owner != c.run.ID {
+			return fault.New(fault.NotFound, "enforce.describe", code, "%s", text).WithFix("use what this run was given")
+		}
+		return nil
+	})
+	if err != nil {
+		return orStore(err)
+	}
+	return nil
+}
+
+// checkNames holds what the server says of itself in this very answer against its pin.
+func (c *call) checkNames(s message.Seen) *refusal {
+	raw, err := upstream.Definitions{Endpoint: c.server.URL, Instructions: s.Instructions, ServerInfo: s.ServerInfo}.Server()
+	if err != nil {
+		return c.badAnswer("what it says of itself cannot be read")
+	}
+	sum, err := catalog.DefinitionDigest(raw)
+	if err != nil {
+		return c.badAnswer("what it says of itself cannot be read")
+	}
+	pin, ok := c.snap.Pin(c.req.Server, catalog.KindServer, "")
+	if !ok || pin.Digest != sum {
+		c.DefinitionsChanged(c.req.Server)
+		return hide("definition_drifted")
+	}
+	return nil
+}
+
+// cut leaves in a list what this caller could use, each item exactly as it was pinned; of tasks, those of this run.
+func (c *call) cut(ctx context.Context, raw []byte, m upstream.Message) (out []byte, err error) {
+	private := c.req.Era >= "2026-07-28"
+	kind := listed(c.method.list)
+	if kind != "" {
+		return message.Keep(raw, m.Doc, c.method.list, private, func(name string, definition []byte) bool {
+			return c.shows(kind, name, definition)
+		})
+	}
+	verr := c.Store.View(ctx, func(tx store.Tx) error {
+		out, err = message.Keep(raw, m.Doc, c.method.list, private, func(name string, _ []byte) bool {
+			owner, err := tx.Handles().Owner(c.req.Server, "task", name)
+			return err == nil && owner == c.run.ID
+		})
+		return err
+	})
+	return out, verr
+}
+
+func (c *call) shows(kind catalog.ItemKind, name string, definition []byte) bool {
+	d, ok := c.snap.Catalog.Describe(c.req.Server, kind, name)
+	if !ok || reserved(kind, name) || !d.HasPin || d.Pin.State != catalog.Pinned {
+		return false
+	}
+	if sum, err := catalog.DefinitionDigest(definition); err != nil || sum != d.Pin.Digest {
+		c.DefinitionsChanged(c.req.Server) // the next call finds the drift and quarantines it
+		return false
+	}
+	return c.snap.Policy.CouldPermit(c.policyRequest(kind, toolName(kind, name), d.Entry))
+}
+
+// badAnswer refuses an answer that is not what the protocol says.
+func (c *call) badAnswer(what string) *refusal {
+	c.outcome_ = audit.OutcomeUnknown
+	return fail(fault.New(fault.Unavailable, "enforce.inspect", "upstream_bad_message", "the server %s sent an answer that cannot be used: %s", c.req.Server, what).
+		WithFix("tell the operator of server %s; other servers are not affected", c.req.Server))
+}
