@@ -100,23 +100,23 @@ func (c *cli) agent() *cobra.Command {
 		cmd.AddCommand(sub)
 	}
 	cmd.AddCommand(&cobra.Command{Use: "instances NAME", Short: "List the running copies of an agent", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[client.Instance], error) {
+		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[identity.Instance], error) {
 			return cl.Instances(ctx, args[0], all)
 		})
 		if err != nil {
 			return err
 		}
 		return list(c, page.Items,
-			column[client.Instance]{"instance", func(i client.Instance) string { return i.ID.String() }},
-			column[client.Instance]{"key", func(i client.Instance) string { return i.JKT }},
-			column[client.Instance]{"enrolled", func(i client.Instance) string { return when(i.EnrolledAt) }},
-			column[client.Instance]{"by", func(i client.Instance) string { return i.EnrolledBy }},
-			column[client.Instance]{"revoked", func(i client.Instance) string { return when(i.RevokedAt) }},
-			column[client.Instance]{"carries", func(i client.Instance) string { return i.Label }})
+			column[identity.Instance]{"instance", func(i identity.Instance) string { return i.ID.String() }},
+			column[identity.Instance]{"key", func(i identity.Instance) string { return i.JKT }},
+			column[identity.Instance]{"enrolled", func(i identity.Instance) string { return when(i.EnrolledAt) }},
+			column[identity.Instance]{"by", func(i identity.Instance) string { return i.EnrolledBy }},
+			column[identity.Instance]{"revoked", func(i identity.Instance) string { return when(i.RevokedAt) }},
+			column[identity.Instance]{"carries", func(i identity.Instance) string { return labelWords(i.Carried) }})
 	}})
 	var reason string
 	revoke := &cobra.Command{Use: "revoke-instance ID", Short: "End one running copy for good", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		out, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.Instance, error) {
+		out, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (identity.Instance, error) {
 			return cl.RevokeInstance(ctx, args[0], reason)
 		})
 		if err != nil {

@@ -51,3 +51,11 @@ func cutTool(s string) (server, tool string, ok bool) {
 
 // sorted returns the keys in order.
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func strs[T ~string](in []T) []string {
+	out := make([]string, len(in))
+	for i, s := range in {
+		out[i] = string(s)
+	}
+	return out
+}
