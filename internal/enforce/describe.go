@@ -36,6 +36,11 @@ func (c *call) describe(ctx context.Context) *refusal {
 	if no := c.checkPin(ctx); no != nil {
 		return no
 	}
+	if c.req.Kind == catalog.KindTool && c.req.Agree != nil {
+		if err := c.req.Agree(c.pin.Raw); err != nil {
+			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
+		}
+	}
 	if c.req.Kind == catalog.KindTool {
 		if err := catalog.CheckArguments(c.pin.Raw, c.args); err != nil {
 			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))

@@ -32,6 +32,16 @@ func (c *call) answer(ctx context.Context) *refusal {
 			c.outcome_ = audit.OutcomeUnknown
 			return c.statusOr(fail(err))
 		}
+		if m.Raw == nil && c.req.HTTPMethod == "GET" && !c.begun {
+			// The stream of a session opens. It may say nothing for hours, and the client waits for its header.
+			if no := c.recordPart(ctx, found{place: part}); no != nil { // 11
+				return no
+			}
+			if no := c.release([]upstream.Message{m}); no != nil { // 12
+				return no
+			}
+			continue
+		}
 		if m.Raw == nil {
 			if len(held) < mostHeld {
 				held = append(held, m)

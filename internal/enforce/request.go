@@ -52,6 +52,9 @@ type Request struct {
 	SessionRun id.Run
 	// RequestState is the requestState of a retry, as the road minted it (2026-07-28).
 	RequestState string
+	// Agree, if set, holds what only the door has seen of a tool call (its Mcp-Param-* headers, the spelling of its arguments) against
+	// the pinned definition. Step 4 calls it. Faults: Invalid header_mismatch, argument_case.
+	Agree func(definition []byte) error
 	// CanElicit is set when the caller can be asked to open a link.
 	CanElicit bool
 	Remote    string        // the caller's address, no port
