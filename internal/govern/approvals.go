@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package govern
+
+import (
+	"context"
+	"time"
+
+	"chaperone/internal/approval"
+	"chaperone/internal/audit"
+	"chaperone/internal/fault"
+	"chaperone/internal/id"
+	"chaperone/internal/identity"
+	"chaperone/internal/people"
+	"chaperone/internal/policy"
+	"chaperone/internal/store"
+)
+
+// AuthorshipWindow is how long somebody who changed what enables a call may not approve it.
+const AuthorshipWindow = 24 * time.Hour
+
+// ApprovalView is an approval as one caller sees it. Not is nil when they may decide it, else the fault they would get.
+type ApprovalView struct {
+	approval.Approval
+	Link string
+	Not  error
+}
+
+// Approvals lists approvals in a state ("" = any), newest first. One that is past its end shows as expired, whether or not that
+// is written yet.
+func (r *Road) Approvals(ctx context.Context, c Caller, state approval.State, limit int) ([]ApprovalView, error) {
+	a, err := r.allow(ctx, c, ActApprovalList, policy.Resource{Kind: "approval"})
+	if err != nil {
+		return nil, err
+	}
+	f := approval.Filter{State: state, Limit: limit}
+	if state == approval.Expired {
+		f.State = "" // those past their end may still stand as pending or approved
+	}
+	var out []ApprovalView
+	err = r.view(ctx, func(tx store.Tx) error {
+		all, err := collect(tx.Approvals().Approvals(f), limit)
+		if err != nil {
+			return err
+		}
+		out = make([]ApprovalView, 0, len(all))
+		for _, p := range all {
+			v, err := r.look(tx, p, a)
+			if err != nil {
+				return err
+			}
+			if state == "" || v.State == state {
+				out = append(out, v)
+			}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Approval returns one approval with the exact payload and both digests.
+func (r *Road) Approval(ctx context.Context, c Caller, which id.Approval) (ApprovalView, error) {
+	a, p, err := r.allowApproval(ctx, c, ActApprovalRead, which)
+	if err != nil {
+		return ApprovalView{}, err
+	}
+	var v ApprovalView
+	err = r.view(ctx, func(tx store.Tx) (err error) { v, err = r.look(tx, p, a); return err })
+	return v, err
+}
+
+func (r *Road) allowApproval(ctx context.Context, c Caller, action string, which id.Approval) (allowed, approval.Approval, error) {
+	var p approval.Approval
+	absent := r.view(ctx, func(tx store.Tx) (err error) { p, err = tx.Approvals().Approval(which); return err })
+	a, err := r.allow(ctx, c, action, policy.Resource{Kind: "approval", ID: which.String(), Owner: p.AgentOwner})
+	if err == nil {
+		err = absent
+	}
+	return a, p, err
+}
+
+// look adds what the caller may do, and shows the end that has passed.
+func (r *Road) look(tx store.Tx, p approval.Approval, a allowed) (ApprovalView, error) {
+	if done, err := approval.Expire(p, r.Now()); err == nil {
+		p = done
+	}
+	v := ApprovalView{Approval: p, Link: r.cfg.APIURL + "/approvals/" + p.ID.String()}
+	if a.person.ID.IsZero() {
+		v.Not = fault.New(fault.Denied, "govern.look", "approval_not_eligible", "only people decide approvals")
+		return v, nil
+	}
+	with, err := r.withAuthors(tx, p)
+	if err != nil {
+		return v, err
+	}
+	v.Excluded = with.Excluded
+	v.Not = approval.MayDecide(with, r.decider(a.person), r.Now())
+	return v, nil
+}
+
+// decider is everything by which a person is known.
+func (r *Road) decider(p people.Person) approval.Decider {
+	return approval.Decider{
+		ID: p.ID, Name: p.Name, Aliases: []string{p.Email, identity.PersonSPIFFE(r.cfg.TrustDomain, p.Name)},
+		Groups: p.Standing(), Suspended: p.Suspended,
+	}
+}
+
+// withAuthors adds those who changed what enables the call since it was asked: the list in the approval is of that moment,
+// and nobody may mend the way and then approve.
+func (r *Road) withAuthors(tx store.Tx, p approval.Approval) (approval.Approval, error) {
+	since := r.Now().Add(-AuthorshipWindow)
+	out := p
+	out.Excluded = append([]approval.Exclusion(nil), p.Excluded...)
+	add := func(name string) {
+		for _, x := range out.Excluded {
+			if x.Person == name && x.Why == approval.ExcludedAuthor {
+				return
+			}
+		}
+		out.Excluded = append(out.Excluded, approval.Exclusion{Person: name, Why: approval.ExcludedAuthor})
+	}
+	for b, err := range tx.Policies().Bundles() {
+		if err != nil {
+			return p, err
+		}
+		if b.At.After(since) && b.Author != systemName {
+			add(b.Author)
+		}
+	}
+	for w, err := range tx.Pins().Authors(p.Call.Server, p.Call.Tool, since) {
+		if err != nil {
+			return p, err
+		}
+		add(w.Person)
+	}
+	return out, nil
+}
+
+type decisionData struct {
+	Approval      id.Approval      `json:"approval"`
+	Verdict       approval.Verdict `json:"verdict"`
+	State         approval.State   `json:"state"` // after this decision
+	CallDigest    string           `json:"call_digest"`
+	BindingDigest string           `json:"binding_digest"`
+	Channel       string           `json:"channel"`
+	Reason        string           `json:"reason,omitempty"`
+	Groups        []string         `json:"groups"`
+	WaitedMS      int64            `json:"waited_ms"` // since it was asked
+	Lifted        []string         `json:"lifted,omitempty"`
+	Rules         []audit.Rule     `json:"rules,omitempty"`
+}
+
+// DecideApproval gives the caller's word. digest is the binding digest that the caller was shown. Errors: those of
+// approval.Decide, and Denied "access_denied".
+func (r *Road) DecideApproval(ctx context.Context, c Caller, which id.Approval, d approval.Decision) (ApprovalView, error) {
+	const op = "govern.DecideApproval"
+	a, p, err := r.allowApproval(ctx, c, ActApprovalDecide, which)
+	if err != nil {
+		return ApprovalView{}, err
+	}
+	if a.person.ID.IsZero() {
+		return ApprovalView{}, fault.New(fault.Denied, op, "approval_not_eligible", "only people decide approvals").
+			WithFix("ask a person of the required groups")
+	}
+	if d.Channel != "cli" {
+		d.Channel = "api"
+	}
+	for try := 0; ; try++ {
+		var after approval.Approval
+		err := r.view(ctx, func(tx store.Tx) error {
+			if p, err = tx.Approvals().Approval(which); err != nil {
+				return err
+			}
+			with, err := r.withAuthors(tx, p)
+			if err != nil {
+				return err
+			}
+			after, err = approval.Decide(with, d, r.decider(a.person), r.Now())
+			return err
+		})
+		if err != nil {
+			return ApprovalView{}, err
+		}
+		mine := after.Decisions[len(after.Decisions)-1]
+		data := decisionData{
+			Approval: which, Verdict: d.Verdict, State: after.State, CallDigest: p.CallDigest, BindingDigest: d.BindingDigest,
+			Channel: d.Channel, Reason: d.Reason, Groups: mine.Groups, WaitedMS: mine.At.Sub(p.CreatedAt).Milliseconds(), Rules: a.rules,
+		}
+		for _, rule := range p.Binding.Rules {
+			data.Lifted = append(data.Lifted, rule.ID)
+		}
+		ev := r.event(a, audit.ApprovalDecided, "approval:"+which.String(), data)
+		ev.Approval, ev.Agent, ev.AgentName, ev.Run, ev.Server, ev.Tool = which, p.Call.Agent, p.AgentName, p.Call.Run, p.Call.Server, p.Call.Tool
+		err = r.change(ctx, a, ev, func(tx store.Tx) error { return tx.Approvals().Update(after) })
+		if fault.CodeOf(err) == "approval_moved" && try < 3 {
+			continue // somebody else decided meanwhile; look at it again
+		}
+		if err != nil {
+			return ApprovalView{}, err
+		}
+		var v ApprovalView
+		err = r.view(ctx, func(tx store.Tx) error {
+			if p, err = tx.Approvals().Approval(which); err != nil {
+				return err
+			}
+			v, err = r.look(tx, p, a)
+			return err
+		})
+		return v, err
+	}
+}
+
+type expiryData struct {
+	Approval   id.Approval    `json:"approval"`
+	From       approval.State `json:"from"`
+	CallDigest string         `json:"call_digest"`
+}
+
+// ExpireApprovals writes down the end of every approval that is past it and returns how many. Nothing is ever approved by
+// time; this only tidies what reads as expired already.
+func (r *Road) ExpireApprovals(ctx context.Context) (int, error) {
+	var due []approval.Approval
+	err := r.view(ctx, func(tx store.Tx) error {
+		for _, s := range []approval.State{approval.Pending, approval.Approved} {
+			some, err := collect(tx.Approvals().Approvals(approval.Filter{State: s}), 0)
+			if err != nil {
+				return err
+			}
+			due = append(due, some...)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, p := range due {
+		done, err := approval.Expire(p, r.Now())
+		if err != nil {
+			continue // it still stands
+		}
+		ev := r.event(r.system(), audit.ApprovalExpired, "approval:"+p.ID.String(), expiryData{p.ID, p.State, p.CallDigest})
+		ev.Approval, ev.Agent, ev.AgentName, ev.Run, ev.Server, ev.Tool = p.ID, p.Call.Agent, p.AgentName, p.Call.Run, p.Call.Server, p.Call.Tool
+		err = r.append(ctx, ev, func(tx store.Tx) error { return tx.Approvals().Update(done) })
+		if fault.CodeOf(err) == "approval_moved" {
+			continue // decided or used meanwhile
+		}
+		if err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
