@@ -21,7 +21,6 @@ import (
 	"chaperone/internal/policy"
 	"chaperone/internal/run"
 	"chaperone/internal/secret"
-	"chaperone/internal/upstream"
 )
 
 // call is one request under way: what each step found out, for the steps after it. It belongs to one goroutine.
@@ -89,7 +88,8 @@ type call struct {
 
 	// 8 and 9
 	injection secret.Injection
-	exchange  *upstream.Exchange
+	exchange  Exchange
+	answered  Answer
 
 	// 10 to 12
 	bytesOut int64

@@ -42,7 +42,11 @@ func (c *call) describe(ctx context.Context) *refusal {
 		}
 	}
 	if c.req.Kind == catalog.KindTool {
-		if err := catalog.CheckArguments(c.pin.Raw, c.args); err != nil {
+		err := catalog.CheckArguments(c.pin.Raw, c.args)
+		if err == nil && c.req.Definition != nil {
+			err = c.req.Definition(c.pin.Raw)
+		}
+		if err != nil {
 			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
 		}
 	}

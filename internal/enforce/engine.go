@@ -15,13 +15,11 @@ import (
 	"time"
 
 	"chaperone/internal/audit"
-	"chaperone/internal/catalog"
 	"chaperone/internal/fault"
 	"chaperone/internal/id"
 	"chaperone/internal/identity"
 	"chaperone/internal/secret"
 	"chaperone/internal/store"
-	"chaperone/internal/upstream"
 )
 
 // Authenticator proves who is calling (admit.Road).
@@ -33,12 +31,6 @@ type Authenticator interface {
 type Snapshots interface {
 	Current() (*Snapshot, error)
 	Refresh(ctx context.Context) error
-}
-
-// Upstream is the far side (upstream.Client).
-type Upstream interface {
-	Forward(ctx context.Context, f upstream.Forward) (*upstream.Exchange, error)
-	Definitions(ctx context.Context, s catalog.Server, in secret.Injection) (upstream.Definitions, error)
 }
 
 // Secrets opens the credential of one server; the zero Injection where there is none.

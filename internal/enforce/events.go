@@ -3,7 +3,6 @@
 package enforce
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -111,9 +110,7 @@ func (c *call) data(outcome, code string) audit.Call {
 		}
 		d.DestInPrompt = &stated
 	}
-	if c.exchange != nil {
-		d.UpstreamStatus = int64(c.exchange.Status)
-	}
+	d.UpstreamStatus = int64(c.answered.Status)
 	return d
 }
 
@@ -134,9 +131,10 @@ func (c *call) decidedData() (*audit.Decided, []byte) {
 }
 
 func (c *call) decidedOf(made policy.Decision, asked policy.Request) (*audit.Decided, []byte) {
-	request, err := json.Marshal(asked) // not canonical: arguments may hold numbers that have no canonical form
-	if err != nil {
-		request = nil
+	request, err := canon.Marshal(asked)
+	if err != nil { // arguments with a number that has no canonical form: they stand in a part of their own
+		asked.Arguments = nil
+		request, _ = canon.Marshal(asked)
 	}
 	d := &audit.Decided{
 		Effect: string(made.Effect), Rules: rulesData(made.Reasons), Action: short(asked.Action.Name), Class: string(c.entry.Effect),
@@ -287,9 +285,9 @@ func (c *call) addAsides(s *sealer) {
 		Digest string `json:"session_digest"`
 	}
 	switch {
-	case c.req.Method == "initialize" && c.exchange.Session != "":
+	case c.req.Method == "initialize" && c.answered.Session != "":
 		ev := c.event(audit.SessionOpened, c.now)
-		ev.Data = session{canon.Sum([]byte(c.exchange.Session))}
+		ev.Data = session{canon.Sum([]byte(c.answered.Session))}
 		s.add(ev)
 	case c.req.Method == MethodEnd && c.req.Session != "":
 		ev := c.event(audit.SessionEnded, c.now)

@@ -13,7 +13,6 @@ import (
 	"chaperone/internal/catalog"
 	"chaperone/internal/fault"
 	"chaperone/internal/message"
-	"chaperone/internal/upstream"
 )
 
 // Step 9, forward. The original bytes go to the upstream. The one exception is a requestState that the road itself minted: the upstream
@@ -24,7 +23,7 @@ func (c *call) forward(ctx context.Context) *refusal {
 	if no != nil {
 		return no
 	}
-	x, err := c.Upstream.Forward(ctx, upstream.Forward{
+	x, err := c.Upstream.Forward(ctx, Outgoing{
 		Server: c.server, Injection: c.injection, Method: c.req.HTTPMethod, Header: forwardable(c.req.Header),
 		Session: c.req.Session, Body: body,
 	})
@@ -35,7 +34,7 @@ func (c *call) forward(ctx context.Context) *refusal {
 		}
 		return fail(err)
 	}
-	c.exchange = x
+	c.exchange, c.answered = x, x.Answer()
 	return nil
 }
 
@@ -81,7 +80,7 @@ func neverSent(err error) bool {
 
 // answerServer tells the upstream that a request of its own will not be answered by anybody.
 func (c *call) answerServer(ctx context.Context, id, why string) {
-	x, err := c.Upstream.Forward(ctx, upstream.Forward{
+	x, err := c.Upstream.Forward(ctx, Outgoing{
 		Server: c.server, Injection: c.injection, Method: "POST", Header: forwardable(c.req.Header), Session: c.session(),
 		Body: message.Refusal(id, why),
 	})
@@ -94,8 +93,8 @@ func (c *call) answerServer(ctx context.Context, id, why string) {
 
 // session is the upstream's session that this answer belongs to.
 func (c *call) session() string {
-	if c.exchange != nil && c.exchange.Session != "" {
-		return c.exchange.Session
+	if c.answered.Session != "" {
+		return c.answered.Session
 	}
 	return c.req.Session
 }

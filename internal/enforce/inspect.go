@@ -12,7 +12,6 @@ import (
 	"chaperone/internal/message"
 	"chaperone/internal/policy"
 	"chaperone/internal/store"
-	"chaperone/internal/upstream"
 )
 
 // place is what is to be done with a message of the answer.
@@ -35,7 +34,7 @@ type found struct {
 // Step 10, inspect, message by message: what it is, whether this caller may have it, and what of it. Lists are cut for the caller. What
 // a server says of itself must be what was pinned. A request of the server to the client goes to policy like any other.
 // (Redaction of the credential's echo has happened in upstream; detectors come with the guard.)
-func (c *call) inspect(ctx context.Context, m upstream.Message) (found, *refusal) {
+func (c *call) inspect(ctx context.Context, m Incoming) (found, *refusal) {
 	defer c.passed("inspect")
 	seen, err := message.Read(m.Doc)
 	if err != nil {
@@ -58,7 +57,7 @@ func (c *call) inspect(ctx context.Context, m upstream.Message) (found, *refusal
 	return c.inspectAnswer(ctx, f, m)
 }
 
-func (c *call) inspectAnswer(ctx context.Context, f found, m upstream.Message) (found, *refusal) {
+func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *refusal) {
 	f.place = final
 	if c.req.HTTPMethod == "GET" {
 		// Only a replay would bring one here, and step 9 lets nobody ask for a replay.
@@ -174,7 +173,7 @@ func (c *call) owned(ctx context.Context, kind, value, code, text string) *refus
 
 // checkNames holds what the server says of itself in this very answer against its pin.
 func (c *call) checkNames(s message.Seen) *refusal {
-	raw, err := upstream.Definitions{Endpoint: c.server.URL, Instructions: s.Instructions, ServerInfo: s.ServerInfo}.Server()
+	raw, err := SelfDefinition(c.server.URL, s.Instructions, s.ServerInfo)
 	if err != nil {
 		return c.badAnswer("what it says of itself cannot be read")
 	}
@@ -191,7 +190,7 @@ func (c *call) checkNames(s message.Seen) *refusal {
 }
 
 // cut leaves in a list what this caller could use, each item exactly as it was pinned; of tasks, those of this run.
-func (c *call) cut(ctx context.Context, raw []byte, m upstream.Message) (out []byte, err error) {
+func (c *call) cut(ctx context.Context, raw []byte, m Incoming) (out []byte, err error) {
 	private := c.req.Era >= "2026-07-28"
 	kind := listed(c.method.list)
 	if kind != "" {

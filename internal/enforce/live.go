@@ -175,14 +175,7 @@ func (c *call) askServer(ctx context.Context) (*seen, error) {
 		v.items[k] = seenItem{sum, raw}
 		return nil
 	}
-	self, err := defs.Server()
-	if err != nil {
-		return nil, err
-	}
-	if err := add(itemKey{kind: catalog.KindServer}, self); err != nil {
-		return nil, err
-	}
-	for _, item := range defs.Items {
+	for _, item := range defs {
 		if err := add(itemKey{item.Kind, item.Name}, item.Raw); err != nil {
 			return nil, err
 		}

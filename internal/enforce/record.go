@@ -14,7 +14,6 @@ import (
 	"chaperone/internal/label"
 	"chaperone/internal/run"
 	"chaperone/internal/store"
-	"chaperone/internal/upstream"
 )
 
 // held bounds how many empty events of a stream are kept back until there is a message to release them with.
@@ -22,7 +21,7 @@ const mostHeld = 64
 
 // answer walks steps 10, 11 and 12 for every message of the answer: what it is, what goes on the record, and only then to the agent.
 func (c *call) answer(ctx context.Context) *refusal {
-	var held []upstream.Message
+	var held []Incoming
 	for {
 		m, err := c.exchange.Next()
 		if errors.Is(err, io.EOF) {
@@ -37,7 +36,7 @@ func (c *call) answer(ctx context.Context) *refusal {
 			if no := c.recordPart(ctx, found{place: part}); no != nil { // 11
 				return no
 			}
-			if no := c.release([]upstream.Message{m}); no != nil { // 12
+			if no := c.release([]Incoming{m}); no != nil { // 12
 				return no
 			}
 			continue
@@ -78,7 +77,7 @@ func (c *call) count(raw []byte) {
 }
 
 // ended is the end of an answer that brought no final message: right for notifications and streams, a failure for a call.
-func (c *call) ended(ctx context.Context, held []upstream.Message) *refusal {
+func (c *call) ended(ctx context.Context, held []Incoming) *refusal {
 	owed := c.req.HTTPMethod == "POST" && !c.req.Notification && c.req.Method != MethodReply && !c.method.stream
 	if owed {
 		c.outcome_ = audit.OutcomeUnknown
@@ -90,7 +89,7 @@ func (c *call) ended(ctx context.Context, held []upstream.Message) *refusal {
 		return no
 	}
 	if !c.begun && len(held) == 0 {
-		held = []upstream.Message{{}} // the bare status
+		held = []Incoming{{}} // the bare status
 	}
 	return c.release(held)
 }
@@ -98,7 +97,7 @@ func (c *call) ended(ctx context.Context, held []upstream.Message) *refusal {
 // statusOr turns the failure into session_gone where the upstream says that it no longer knows the session, so that the client opens
 // another.
 func (c *call) statusOr(no *refusal) *refusal {
-	if c.exchange.Status == 404 && c.req.Session != "" {
+	if c.answered.Status == 404 && c.req.Session != "" {
 		return fail(fault.New(fault.NotFound, "enforce.forward", "session_gone", "the server %s no longer knows the session", c.req.Server).
 			WithFix("initialize a new session"))
 	}

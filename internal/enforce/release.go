@@ -5,13 +5,12 @@ package enforce
 import (
 	"chaperone/internal/audit"
 	"chaperone/internal/fault"
-	"chaperone/internal/upstream"
 )
 
 // Step 12, release. The door gets the messages, in order, after the commit that covers them.
-func (c *call) release(messages []upstream.Message) *refusal {
+func (c *call) release(messages []Incoming) *refusal {
 	defer c.passed("release")
-	x := c.exchange
+	x := c.answered
 	for _, m := range messages {
 		err := c.out.Release(Message{
 			Raw: m.Raw, EventID: m.EventID, Event: m.Event, Retry: m.Retry,
