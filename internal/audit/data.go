@@ -118,6 +118,14 @@ type Restored struct {
 	Root     string `json:"root"` // base64, as in the checkpoint
 }
 
+// Erased is the data of parts.erased: the parts called Names (all, if there are none) of the records From to To inclusive.
+type Erased struct {
+	From   int64    `json:"from"`
+	To     int64    `json:"to"`
+	Names  []string `json:"names,omitempty"`
+	Reason string   `json:"reason"`
+}
+
 // kept is the data as it goes into the leaf: times to the millisecond, lists present and bounded.
 func kept(data any) any {
 	switch d := data.(type) {

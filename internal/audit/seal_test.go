@@ -466,7 +466,7 @@ func TestEventsDocument(t *testing.T) {
 			fmt.Fprintf(&out, "| `%s` | %s | %s |\n", typ.Name, typ.Says, strings.Join(forms, " or "))
 		}
 	}
-	for _, form := range []reflect.Type{reflect.TypeFor[audit.Call](), reflect.TypeFor[audit.Decided](), reflect.TypeFor[audit.Restored]()} {
+	for _, form := range []reflect.Type{reflect.TypeFor[audit.Call](), reflect.TypeFor[audit.Decided](), reflect.TypeFor[audit.Restored](), reflect.TypeFor[audit.Erased]()} {
 		fmt.Fprintf(&out, "\n## Data `audit.%s`\n\n", form.Name())
 		var names []string
 		for i := range form.NumField() {

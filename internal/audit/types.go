@@ -71,6 +71,7 @@ const (
 	SecretPut               = "secret.put"
 	SecretDeleted           = "secret.deleted"
 	AuditExported           = "audit.exported"
+	PartsErased             = "parts.erased"
 	AccessDenied            = "access.denied"
 	SystemStarted           = "system.started"
 	SystemStopped           = "system.stopped"
@@ -94,7 +95,8 @@ var vocabulary = table()
 func Types() []Type { return slices.Clone(vocabulary) }
 
 func table() []Type {
-	call, decided, restored := reflect.TypeFor[Call](), reflect.TypeFor[Decided](), reflect.TypeFor[Restored]()
+	call, decided := reflect.TypeFor[Call](), reflect.TypeFor[Decided]()
+	restored, erased := reflect.TypeFor[Restored](), reflect.TypeFor[Erased]()
 	agents := []Type{
 		{Name: AgentEnrolled, Says: "A new instance bound its own key with a join code."},
 		{Name: EnrolmentRefused, Says: "A join code was absent, used, or too old."},
@@ -155,6 +157,7 @@ func table() []Type {
 		{Name: SecretPut, Says: "An upstream secret was set. The record never holds it."},
 		{Name: SecretDeleted, Says: "An upstream secret was removed."},
 		{Name: AuditExported, Says: "The record was exported."},
+		{Name: PartsErased, Says: "Parts of older records were erased; their digests stay. An erasure that no event declares is a finding.", Forms: []reflect.Type{erased}},
 		{Name: AccessDenied, Says: "A person's or agent's request to the API was denied by policy."},
 		{Name: SystemStarted, Says: "The program started."},
 		{Name: SystemStopped, Says: "The program stopped in order."},
