@@ -56,7 +56,7 @@ func (s *sessions) seal(upstream, server string, run id.Run) string {
 // open returns the upstream's session and the run it belongs to; false for a name that was not made here, for this server.
 func (s *sessions) open(name, server string) (upstream string, run id.Run, ok bool) {
 	text, ok := strings.CutPrefix(name, sessionPrefix)
-	if !ok || len(text) > 4096 {
+	if !ok || len(text) > 4096 || strings.ContainsAny(text, "\r\n") { // which the decoder would pass over
 		return "", id.Run{}, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)

@@ -28,7 +28,7 @@ func TestSessions(t *testing.T) {
 		t.Error("the name tells what it is for")
 	}
 	for why, bad := range map[string]string{
-		"nothing": "", "another form": "upstream-session", "no base64": sessionPrefix + "@@@", "short": sessionPrefix + "AAAA", "cut": name[:len(name)-1], "longer": name + "A",
+		"nothing": "", "another form": "upstream-session", "no base64": sessionPrefix + "@@@", "short": sessionPrefix + "AAAA", "cut": name[:len(name)-1], "longer": name + "A", "a line end": name + "\n",
 	} {
 		if _, _, ok := s.open(bad, "office"); ok {
 			t.Errorf("%s was opened", why)
