@@ -42,6 +42,7 @@ type Config struct {
 	Body           int           // bytes of a request body [4 MiB]
 	Depth          int           // nesting of a request body [64]
 	Wait           time.Duration // how long a call may wait for an approval on its socket [55 s; negative = not at all]
+	Read           time.Duration // how long a body may take to arrive [30 s]
 	Write          time.Duration // how long one message may take to be written to a slow caller [60 s]
 }
 
@@ -68,6 +69,9 @@ func (c Config) withDefaults() Config {
 		c.Wait = maxWait
 	}
 	c.Wait = max(c.Wait, 0)
+	if c.Read <= 0 {
+		c.Read = 30 * time.Second
+	}
 	if c.Write <= 0 {
 		c.Write = 60 * time.Second
 	}

@@ -188,7 +188,10 @@ func (d *Door) body(w http.ResponseWriter, r *http.Request) ([]byte, *problem) {
 	if r.ContentLength > int64(d.cfg.Body) {
 		return nil, tooLarge()
 	}
+	slow := http.NewResponseController(w)
+	_ = slow.SetReadDeadline(time.Now().Add(d.cfg.Read)) // where it is not supported, the server's own bound remains
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(d.cfg.Body)))
+	_ = slow.SetReadDeadline(time.Time{})
 	if _, over := errors.AsType[*http.MaxBytesError](err); over {
 		return nil, tooLarge()
 	}

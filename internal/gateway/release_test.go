@@ -178,11 +178,47 @@ func TestCallerGoneEndsTheCall(t *testing.T) {
 	}
 	cancel()
 	resp.Body.Close()
-	// The connection of the next request is not under the deadline of an old one.
-	for range 2 {
-		if resp, _ := send(t, door(t, &engine{}, func(c *Config) { c.Write = 50 * time.Millisecond }), ask{body: rpc("ping", "{}")}); resp.StatusCode != 200 {
+	// The connection of the next request is not under the deadlines of an old one.
+	base = door(t, &engine{}, func(c *Config) { c.Write, c.Read = 50*time.Millisecond, 50*time.Millisecond })
+	for range 3 {
+		if resp, _ := send(t, base, ask{body: rpc("ping", "{}")}); resp.StatusCode != 200 {
 			t.Error(resp.StatusCode)
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func TestSlowBody(t *testing.T) {
+	e := &engine{}
+	base := door(t, e, func(c *Config) { c.Read = 100 * time.Millisecond })
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	go io.WriteString(pw, `{"jsonrpc":`)
+	r, _ := http.NewRequestWithContext(t.Context(), "POST", base+"/mcp/office", pr)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json, text/event-stream")
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Skip("the connection was closed before the answer could be read:", err)
+	}
+	defer resp.Body.Close()
+	b, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != 400 || !strings.Contains(string(b), "body_broken") || len(e.asked) != 0 {
+		t.Error(resp.StatusCode, string(b))
+	}
+}
+
+func TestLongCallOutlivesTheReadDeadline(t *testing.T) {
+	e := &engine{answer: func(ctx context.Context, _ enforce.Request, out enforce.Sink) (enforce.Outcome, error) {
+		select {
+		case <-ctx.Done():
+			return enforce.Outcome{Verdict: enforce.Failed}, fault.New(fault.Unavailable, "x", "caller_gone", "gone")
+		case <-time.After(300 * time.Millisecond):
+		}
+		return enforce.Outcome{Verdict: enforce.Released}, out.Release(enforce.Message{Raw: []byte(`{}`), Status: 200})
+	}}
+	base := door(t, e, func(c *Config) { c.Read = 50 * time.Millisecond })
+	if resp, body := send(t, base, ask{body: rpc("ping", "{}")}); resp.StatusCode != 200 || body != "{}" {
+		t.Error(resp.StatusCode, body)
 	}
 }
