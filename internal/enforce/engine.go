@@ -145,7 +145,7 @@ func (c *call) travel(ctx context.Context) *refusal {
 	if no := c.settle(ctx); no != nil { // 3 to 7
 		return no
 	}
-	ctx, cancel := context.WithDeadline(ctx, c.run.ExpiresAt)
+	ctx, cancel := context.WithTimeout(ctx, c.run.ExpiresAt.Sub(c.now))
 	defer cancel()
 	if no := c.inject(ctx); no != nil { // 8
 		return no

@@ -1,0 +1,592 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enforce_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chaperone/internal/app"
+	"chaperone/internal/approval"
+	"chaperone/internal/audit"
+	"chaperone/internal/canon"
+	"chaperone/internal/catalog"
+	"chaperone/internal/enforce"
+	"chaperone/internal/fault"
+	"chaperone/internal/grant"
+	"chaperone/internal/id"
+	"chaperone/internal/identity"
+	"chaperone/internal/label"
+	"chaperone/internal/people"
+	"chaperone/internal/policy"
+	"chaperone/internal/run"
+	"chaperone/internal/secret"
+	"chaperone/internal/store"
+	sqlstore "chaperone/internal/store/sql"
+	"chaperone/internal/upstream"
+)
+
+const publicURL = "http://gateway.test"
+
+var (
+	start    = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	stateKey = []byte("0123456789abcdef0123456789abcdef")
+)
+
+// house is a whole small deployment around the road: a real store, real policies, a real client towards a real MCP server. Only who
+// is calling is told by the test.
+type house struct {
+	t      *testing.T
+	db     *sqlstore.DB
+	store  store.Store
+	office *office
+	lib    *enforce.Library
+	engine *enforce.Engine
+	config enforce.Config
+
+	mu     sync.Mutex
+	at     time.Time
+	lag    time.Duration
+	age    time.Duration
+	trace  []string
+	agent  identity.Agent
+	inst   identity.Instance
+	run    run.Run
+	people map[string]people.Person
+}
+
+// Authenticate tells that the caller holds a good credential for the run named in the token.
+func (h *house) Authenticate(_ context.Context, p identity.Presented, audience string) (identity.Credential, error) {
+	if audience != publicURL+"/mcp/office" {
+		return identity.Credential{}, fault.New(fault.Unauthenticated, "test", "wrong_audience", "not for this server")
+	}
+	if p.Token == "" {
+		return identity.Credential{}, fault.New(fault.Unauthenticated, "test", "no_credential", "no credential")
+	}
+	r, err := id.ParseRun(p.Token)
+	if err != nil {
+		return identity.Credential{}, fault.New(fault.Unauthenticated, "test", "bad_credential", "bad credential")
+	}
+	return h.credential(r), nil
+}
+
+func (h *house) credential(r id.Run) identity.Credential {
+	c := identity.Credential{Agent: h.agent.ID, AgentName: h.agent.Name, Instance: h.inst.ID, Run: r, JKT: h.inst.JKT}
+	h.view(func(tx store.Tx) error {
+		stored, err := tx.Runs().Run(r)
+		if err == nil && !stored.Instance.IsZero() {
+			in, err := tx.Instances().Instance(stored.Instance)
+			if err != nil {
+				return err
+			}
+			c.Agent, c.AgentName, c.Instance, c.JKT = stored.Agent, stored.AgentName, in.ID, in.JKT
+		}
+		return nil
+	})
+	return c
+}
+
+func (h *house) Injection(context.Context, string) (secret.Injection, error) {
+	return secret.Injection{Server: "office", Place: secret.Bearer, Value: secret.NewValue(upstreamSecret), Version: 1}, nil
+}
+
+func (h *house) Lag(time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lag
+}
+
+func (h *house) Age(time.Time) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.age
+}
+
+func (h *house) now() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.at
+}
+
+func (h *house) pass(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.at = h.at.Add(d)
+}
+
+func (h *house) note(s string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trace = append(h.trace, s)
+}
+
+const upstreamSecret = "office-secret-0123456789"
+
+func newHouse(t *testing.T, change ...func(*house)) *house {
+	t.Helper()
+	h := &house{t: t, at: start, people: map[string]people.Person{}}
+	h.office = newOffice(t, h)
+	db, err := sqlstore.Open(t.Context(), sqlstore.Config{Path: filepath.Join(t.TempDir(), "db"), Trace: func(string) { h.note("commit") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	h.db, h.store = db, db
+	h.config = enforce.Config{PublicURL: publicURL, StateKey: stateKey}
+	for _, f := range change {
+		f(h)
+	}
+	h.seed()
+	h.lib = enforce.NewLibrary(h.store, nil)
+	h.must(h.lib.Refresh(t.Context()))
+	h.engine = enforce.New(enforce.Deps{
+		Auth: h, Store: h.store, Snapshots: h.lib, Upstream: app.FarSide{Client: upstream.New(upstream.Deps{}, upstream.Config{})}, Secrets: h,
+		Record: h, Revocations: h, Now: h.now, Link: func(a id.Approval) string { return "http://people.test/approvals/" + a.String() },
+	}, h.config)
+	return h
+}
+
+func (h *house) must(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *house) update(fn func(store.Tx) error) {
+	h.t.Helper()
+	h.must(h.db.Update(context.Background(), fn))
+}
+
+func (h *house) view(fn func(store.Tx) error) {
+	h.t.Helper()
+	h.must(h.db.View(context.Background(), fn))
+}
+
+var trusted = map[string]string{"source": "operator", "effect": "operator"}
+
+func entries() []catalog.Entry {
+	mail := label.Label{Integrity: label.Untrusted, Sources: []string{"office/read_mail"}, Level: label.Internal}
+	tool := func(name string, effect catalog.Effect, source label.Label, stakes []catalog.Stake, sinks ...catalog.Sink) catalog.Entry {
+		return catalog.Entry{Server: "office", Kind: catalog.KindTool, Name: name, Effect: effect, Source: source, Stakes: stakes, Sinks: sinks, Known: true, Origin: trusted}
+	}
+	to := catalog.Sink{Argument: "to", Type: "email"}
+	return []catalog.Entry{
+		tool("read_mail", catalog.Read, mail, nil),
+		tool("list_files", catalog.Read, label.Label{Level: label.Internal}, nil),
+		tool("other_files", catalog.Read, label.Label{Level: label.Confidential}, nil),
+		tool("hidden", catalog.Read, label.Label{}, nil),
+		tool("note", catalog.Write, label.Label{}, nil),
+		tool("send_mail", catalog.Write, label.Label{}, []catalog.Stake{catalog.ExternalCommunication}, to),
+		tool("pay", catalog.Irreversible, label.Label{}, []catalog.Stake{catalog.Money}, catalog.Sink{Argument: "iban", Type: "iban"}),
+		{Server: "office", Kind: catalog.KindPrompt, Name: "greet", Effect: catalog.Read, Known: true, Origin: trusted},
+		{Server: "office", Kind: catalog.KindResource, Name: "file:///a.txt", Effect: catalog.Read, Known: true, Origin: trusted},
+		{Server: "office", Kind: catalog.KindTemplate, Name: "file:///dir/{name}", Effect: catalog.Read, Known: true, Origin: trusted},
+	}
+}
+
+const purpose = "Pay the invoice to DE89370400440532013000 and write to bob@example.org."
+
+func (h *house) seed() {
+	srv := catalog.Server{ID: id.NewServer(start), Name: "office", URL: h.office.URL, AllowLoopback: true, Mode: "enforce", Author: "olga", UpdatedAt: start}
+	client := upstream.New(upstream.Deps{}, upstream.Config{})
+	in, _ := h.Injection(h.t.Context(), "office")
+	defs, err := app.FarSide{Client: client}.Definitions(h.t.Context(), srv, in)
+	h.must(err)
+	files := policy.DefaultFiles()
+	sum, err := policy.DigestFiles(files)
+	h.must(err)
+	for _, p := range []people.Person{
+		{Name: "olga", Roles: []people.Role{people.Operator}}, {Name: "ada", Roles: []people.Role{people.Approver}},
+		{Name: "pia", Roles: []people.Role{people.Approver}}, {Name: "tom", Roles: []people.Role{people.Approver}},
+	} {
+		p.ID, p.CreatedAt, p.CreatedBy = id.NewPerson(start), start, "seed"
+		h.people[p.Name] = p
+	}
+	h.agent = identity.Agent{
+		ID: id.NewAgent(start), Name: "mailer", Type: "assistant", Kind: identity.KindAgent, Owner: "olga", Purpose: "mail", State: identity.Active,
+		CreatedAt: start, ExpiresAt: start.Add(1000 * time.Hour),
+	}
+	h.inst = identity.Instance{ID: id.NewInstance(start), Agent: h.agent.ID, JKT: "jkt-one", PublicJWK: "{}", EnrolledAt: start, EnrolledBy: "olga"}
+	h.update(func(tx store.Tx) error {
+		for _, p := range h.people {
+			h.must(tx.People().PutPerson(p))
+		}
+		h.must(tx.Registry().PutType(identity.Type{
+			Name: "assistant", UpdatedAt: start,
+			Reads:  []string{"office/read_mail", "office/list_files", "office/other_files", "office/prompt:greet", "office/resource:file:///a.txt", "office/resource:file:///dir/{name}"},
+			Writes: []string{"office/note", "office/send_mail", "office/pay"},
+		}))
+		h.must(tx.Registry().PutAgent(h.agent))
+		h.must(tx.Instances().PutInstance(h.inst))
+		h.must(tx.Policies().Insert(policy.Bundle{ID: id.NewBundle(start), Version: 1, Digest: sum, Files: files, Author: "olga", At: start.Add(-100 * time.Hour)}))
+		h.must(tx.Catalog().PutServer(srv))
+		for _, e := range entries() {
+			h.must(tx.Catalog().PutEntry(e))
+		}
+		for _, d := range defs {
+			h.must(tx.Pins().Put(pinOf(d)))
+		}
+		return nil
+	})
+	h.view(func(tx store.Tx) (err error) {
+		h.agent, err = tx.Registry().Agent("mailer")
+		h.must(err)
+		for name := range h.people {
+			h.people[name], err = tx.People().Person(name)
+			h.must(err)
+		}
+		return nil
+	})
+	h.run = h.open(run.Opener{Kind: run.ByPerson, Name: "ada", JKT: "ada-key"}, purpose)
+}
+
+func pinOf(d enforce.Definition) catalog.Pin {
+	sum, err := catalog.DefinitionDigest(d.Raw)
+	if err != nil {
+		panic(err)
+	}
+	return catalog.Pin{Server: "office", Kind: d.Kind, Name: d.Name, Digest: sum, Raw: d.Raw, State: catalog.Pinned, By: "olga", At: start}
+}
+
+// open opens a run for the agent's instance, the way the road of credentials does.
+func (h *house) open(by run.Opener, purpose string, change ...func(*run.Order)) run.Run {
+	h.t.Helper()
+	o := run.Order{
+		Agent: h.agent.ID, AgentName: h.agent.Name, AgentType: h.agent.Type, Instance: h.inst.ID, Opener: by, Purpose: purpose,
+	}
+	if by.Kind == run.ByAgent {
+		h.view(func(tx store.Tx) error {
+			in, err := tx.Instances().Instance(h.inst.ID)
+			o.Start = in.Carried
+			return err
+		})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	r, err := run.Open(o, h.now())
+	h.must(err)
+	h.update(func(tx store.Tx) error { return tx.Runs().Insert(r) })
+	return r
+}
+
+func (h *house) stored(r id.Run) (out run.Run) {
+	h.t.Helper()
+	h.view(func(tx store.Tx) (err error) {
+		out, err = tx.Runs().Run(r)
+		return err
+	})
+	return out
+}
+
+// sink collects what was released.
+type sink struct {
+	h        *house
+	messages []enforce.Message
+	fail     error
+}
+
+func (s *sink) Release(m enforce.Message) error {
+	s.h.note("release")
+	if s.fail != nil {
+		return s.fail
+	}
+	s.messages = append(s.messages, m)
+	return nil
+}
+
+func (s *sink) text() string {
+	var b strings.Builder
+	for _, m := range s.messages {
+		b.Write(m.Raw)
+	}
+	return b.String()
+}
+
+// answer is everything a call came to.
+type answer struct {
+	enforce.Outcome
+	err error
+	out *sink
+}
+
+func rpc(method, params string) []byte {
+	return []byte(`{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":` + params + `}`)
+}
+
+func (h *house) tool(name, args string, change ...func(*enforce.Request)) enforce.Request {
+	req := enforce.Request{
+		Presented: identity.Presented{Scheme: "DPoP", Token: h.run.ID.String()}, Server: "office", Era: "2025-11-25", Method: enforce.MethodCall,
+		Kind: catalog.KindTool, Name: name, Arguments: json.RawMessage(args), ID: "7", HTTPMethod: "POST", Remote: "127.0.0.1",
+		Body:   rpc("tools/call", `{"name":"`+name+`","arguments":`+args+`}`),
+		Header: map[string][]string{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
+	}
+	for _, f := range change {
+		f(&req)
+	}
+	return req
+}
+
+func (h *house) method(name string, change ...func(*enforce.Request)) enforce.Request {
+	req := h.tool("", "{}")
+	req.Method, req.Kind, req.Name, req.Arguments, req.Body = name, "", "", nil, rpc(name, "{}")
+	for _, f := range change {
+		f(&req)
+	}
+	return req
+}
+
+func in(r run.Run) func(*enforce.Request) {
+	return func(req *enforce.Request) { req.Presented.Token = r.ID.String() }
+}
+
+func (h *house) do(req enforce.Request) answer {
+	out := &sink{h: h}
+	o, err := h.engine.Call(h.t.Context(), req, out)
+	return answer{o, err, out}
+}
+
+func (h *house) call(name, args string, change ...func(*enforce.Request)) answer {
+	h.t.Helper()
+	return h.do(h.tool(name, args, change...))
+}
+
+// want asserts how a call ended.
+func (h *house) want(a answer, v enforce.Verdict, code string) {
+	h.t.Helper()
+	if a.Verdict != v || a.Code != code {
+		h.t.Fatalf("verdict %s, code %q, rule %q, reason %q, error %v; want %s, %q", a.Verdict, a.Code, a.Rule, a.Reason, a.err, v, code)
+	}
+	if (a.err != nil) != (v == enforce.Failed) {
+		h.t.Fatalf("error = %v with verdict %s", a.err, v)
+	}
+	if v != enforce.Released && !a.Begun && len(a.out.messages) > 0 {
+		h.t.Fatalf("something was released: %s", a.out.text())
+	}
+}
+
+// row is an event of a call, read back from its leaf.
+type row struct {
+	audit.View
+	Data audit.Call
+}
+
+// events are the events of a run's record with call data, oldest first; kinds narrows them.
+func (h *house) events(r id.Run, kinds ...string) (out []row) {
+	h.t.Helper()
+	h.view(func(tx store.Tx) error {
+		for rec, err := range tx.Events().Records(audit.Filter{After: -1, Run: r}) {
+			h.must(err)
+			v, err := audit.ParseLeaf(rec.Leaf)
+			h.must(err)
+			if len(kinds) > 0 && !slices.Contains(kinds, v.Type) {
+				continue
+			}
+			x := row{View: v}
+			if strings.HasPrefix(v.Type, "call.") && v.Data != nil {
+				if x.Data, err = v.Call(); err != nil {
+					var d audit.Decided
+					h.must(canon.Decode(v.Data, canon.Limits{}, &d))
+					x.Data.Decided = &d
+				}
+			}
+			out = append(out, x)
+		}
+		return nil
+	})
+	return out
+}
+
+// recorded asserts that the last event of these kinds in the run has the code.
+func (h *house) recorded(r id.Run, kind, code string) row {
+	h.t.Helper()
+	rows := h.events(r, kind)
+	if len(rows) == 0 {
+		h.t.Fatalf("no %s is on the record", kind)
+	}
+	last := rows[len(rows)-1]
+	if last.Data.Code != code {
+		h.t.Fatalf("%s has code %q on the record, want %q", kind, last.Data.Code, code)
+	}
+	return last
+}
+
+// decide is a person's word on an approval.
+func (h *house) decide(a id.Approval, who string, v approval.Verdict) error {
+	return h.db.Update(context.Background(), func(tx store.Tx) error {
+		stored, err := tx.Approvals().Approval(a)
+		if err != nil {
+			return err
+		}
+		p := h.people[who]
+		groups := slices.Clone(p.Groups)
+		for _, r := range p.Roles {
+			groups = append(groups, string(r))
+		}
+		done, err := approval.Decide(stored, approval.Decision{Verdict: v, BindingDigest: stored.BindingDigest, Channel: "cli", Reason: "because"},
+			approval.Decider{ID: p.ID, Name: p.Name, Groups: groups, Suspended: p.Suspended}, h.now())
+		if err != nil {
+			return err
+		}
+		if err := tx.Approvals().Update(done); err != nil {
+			return err
+		}
+		s, err := audit.Seal(audit.Event{ID: id.NewEvent(h.now()), Stream: audit.People, Type: audit.ApprovalDecided, At: h.now(),
+			Actor: audit.Actor{Kind: audit.ActorPerson, Name: who}, Approval: a, Run: stored.Call.Run}, audit.RandomSalt)
+		if err != nil {
+			return err
+		}
+		return tx.Events().Append(s)
+	})
+}
+
+// asked makes the call pending and has pia say yes.
+func (h *house) approved(name, args string, change ...func(*enforce.Request)) id.Approval {
+	h.t.Helper()
+	a := h.call(name, args, change...)
+	h.want(a, enforce.Pending, "approval_pending")
+	h.must(h.decide(a.Approval.ID, "pia", approval.Yes))
+	return a.Approval.ID
+}
+
+func (h *house) grants(r id.Run) (out []grant.Grant) {
+	h.view(func(tx store.Tx) error {
+		for g, err := range tx.Grants().Grants(grant.Filter{Run: r}) {
+			h.must(err)
+			out = append(out, g)
+		}
+		return nil
+	})
+	return out
+}
+
+// office is a small MCP server whose tools the test writes.
+type office struct {
+	*httptest.Server
+	h *house
+
+	mu           sync.Mutex
+	tools        []string // raw definitions
+	instructions string
+	down         bool
+	bodies       []string // of tools/call
+	headers      []http.Header
+	on           map[string]func(w http.ResponseWriter, id json.RawMessage)
+	answers      []string // what the gateway answered to requests of the server
+}
+
+func definition(name string) string {
+	return fmt.Sprintf(`{"name":%q,"description":"does %s","inputSchema":{"type":"object","properties":{"to":{"type":"string"},"iban":{"type":"string"},"amount":{"type":"integer"},"text":{"type":"string"},"n":{"type":"number"}}}}`, name, name)
+}
+
+func newOffice(t *testing.T, h *house) *office {
+	o := &office{h: h, instructions: "be kind", on: map[string]func(http.ResponseWriter, json.RawMessage){}}
+	for _, n := range []string{"read_mail", "list_files", "other_files", "hidden", "note", "send_mail", "pay"} {
+		o.tools = append(o.tools, definition(n))
+	}
+	o.Server = httptest.NewServer(o)
+	t.Cleanup(o.Close)
+	return o
+}
+
+func (o *office) calls() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.bodies)
+}
+
+func (o *office) set(f func()) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	f()
+}
+
+func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	var m struct {
+		ID     json.RawMessage
+		Method string
+		Params struct{ Name string }
+		Error  json.RawMessage
+	}
+	_ = json.Unmarshal(body, &m)
+	o.mu.Lock()
+	down, instructions, tools, on := o.down, o.instructions, strings.Join(o.tools, ","), o.on[m.Params.Name]
+	if on == nil {
+		on = o.on[m.Method]
+	}
+	if m.Method == "tools/call" {
+		o.bodies = append(o.bodies, string(body))
+		o.headers = append(o.headers, r.Header.Clone())
+	}
+	if m.Error != nil {
+		o.answers = append(o.answers, string(body))
+	}
+	o.mu.Unlock()
+	if down {
+		panic(http.ErrAbortHandler)
+	}
+	if m.Method == "tools/call" {
+		o.h.note("upstream")
+	}
+	if on != nil {
+		on(w, m.ID)
+		return
+	}
+	say := func(result string) {
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":%s}`, m.ID, result)
+	}
+	switch {
+	case r.Method == http.MethodDelete:
+		w.WriteHeader(http.StatusNoContent)
+	case r.Method == http.MethodGet:
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	case m.ID == nil || m.Method == "":
+		w.WriteHeader(http.StatusAccepted)
+	case m.Method == "initialize":
+		w.Header().Set("Mcp-Session-Id", "upstream-session")
+		say(fmt.Sprintf(`{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"prompts":{},"resources":{}},"serverInfo":{"name":"office","version":"1"},"instructions":%q}`, instructions))
+	case m.Method == "tools/list":
+		say(`{"tools":[` + tools + `]}`)
+	case m.Method == "prompts/list":
+		say(`{"prompts":[{"name":"greet"}]}`)
+	case m.Method == "resources/list":
+		say(`{"resources":[{"uri":"file:///a.txt","name":"a"}]}`)
+	case m.Method == "resources/templates/list":
+		say(`{"resourceTemplates":[{"uriTemplate":"file:///dir/{name}","name":"dir"}]}`)
+	case m.Method == "tools/call", m.Method == "prompts/get", m.Method == "resources/read", m.Method == "ping", m.Method == "completion/complete",
+		strings.HasPrefix(m.Method, "tasks/"):
+		say(`{"content":[{"type":"text","text":"done ` + m.Params.Name + `"}]}`)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}`, m.ID)
+	}
+}
+
+// streams makes a tool answer with these messages as server-sent events; %s stands for the request's id.
+func (o *office) streams(name string, messages ...string) {
+	o.set(func() {
+		o.on[name] = func(w http.ResponseWriter, id json.RawMessage) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for _, m := range messages {
+				fmt.Fprintf(w, "event: message\ndata: %s\n\n", strings.ReplaceAll(m, "%s", string(id)))
+				w.(http.Flusher).Flush()
+			}
+		}
+	})
+}
+
+// pays is a payment that the purpose clears and people must allow.
+const pays = `{"iban":"DE89 3704 0044 0532 0130 00","amount":5}`
