@@ -8,6 +8,8 @@ package secret
 import (
 	"iter"
 	"time"
+
+	"chaperone/internal/canon"
 )
 
 // Place is where in the upstream request a secret goes.
@@ -41,4 +43,14 @@ type Store interface {
 	Put(Sealed) error
 	Delete(server string) error
 	Secrets() iter.Seq2[Sealed, error]
+}
+
+// AssociatedData is what the seal is bound to: canonical JSON of {owner, upstream, version}. A blob that was moved to another server,
+// owner or version does not open.
+func (s Sealed) AssociatedData() ([]byte, error) {
+	return canon.Marshal(struct {
+		Owner    string `json:"owner"`
+		Upstream string `json:"upstream"`
+		Version  int64  `json:"version"`
+	}{s.Owner, s.Server, s.Version})
 }
