@@ -10,6 +10,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,9 @@ type Rules interface {
 	Current() (*policy.Set, int64, error)
 	// Compile compiles files against the catalogue in force without putting them there. The set is nil when there are problems.
 	Compile(ctx context.Context, files map[string]string) (*policy.Set, []policy.Problem, error)
+	// Fits compiles the policies in force against another catalogue and returns the problems: a change of the catalogue that breaks
+	// a rule is refused before it is made.
+	Fits(ctx context.Context, cat *catalog.Snapshot) ([]policy.Problem, error)
 	// Refresh puts what the database holds in force before it returns. It is called after every change of policy or catalogue.
 	Refresh(ctx context.Context) error
 }
@@ -368,6 +372,50 @@ func milli(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 func unavailable(what string) error {
 	return fault.New(fault.Unavailable, "govern", "not_available", "%s is not available in this process", what).
 		WithFix("ask the process that runs all roles: chaperone up")
+}
+
+// draft describes a catalogue as it would be: servers, entries and pins that replace those of their name, and pins that go.
+type draft struct {
+	servers []catalog.Server
+	entries []catalog.Entry
+	pins    []catalog.Pin
+	gone    []catalog.Pin
+}
+
+// fits refuses a catalogue with which the policies in force would no longer compile: Invalid "policy_would_break", with
+// Refused as its cause.
+func (r *Road) fits(ctx context.Context, op string, d draft) error {
+	var version int64
+	var servers []catalog.Server
+	var entries []catalog.Entry
+	var pins []catalog.Pin
+	err := r.view(ctx, func(tx store.Tx) (err error) {
+		if version, err = tx.Catalog().Version(); err != nil {
+			return err
+		}
+		if servers, err = every(tx.Catalog().Servers()); err != nil {
+			return err
+		}
+		if entries, err = every(tx.Catalog().Entries()); err != nil {
+			return err
+		}
+		pins, err = every(tx.Pins().Pins())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	goes := func(p catalog.Pin) bool {
+		return slices.ContainsFunc(d.gone, func(g catalog.Pin) bool { return g.Server == p.Server && g.Kind == p.Kind && g.Name == p.Name })
+	}
+	// A later entry of a name replaces the one before.
+	next := catalog.NewSnapshot(version+1, append(servers, d.servers...), append(entries, d.entries...), append(slices.DeleteFunc(pins, goes), d.pins...))
+	problems, err := r.Rules.Fits(ctx, next)
+	if err != nil || len(problems) == 0 {
+		return err
+	}
+	return fault.New(fault.Invalid, op, "policy_would_break", "with this change %d rules in force would no longer be valid, so it is not made: %s", len(problems), problems[0].Msg).
+		WithFix("change the policies first, then repeat this").WithCause(&Refused{problems})
 }
 
 func (r *Road) refresh(ctx context.Context) error {

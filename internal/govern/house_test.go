@@ -54,36 +54,34 @@ type inForce struct {
 	store   store.Store
 	mu      sync.Mutex
 	set     *policy.Set
+	files   map[string]string
 	version int64
 	fail    error
 }
 
-func (l *inForce) tools(ctx context.Context) (out []policy.Tool, err error) {
-	err = l.store.View(ctx, func(tx store.Tx) error {
-		snap, err := snapshot(tx)
-		if err != nil {
-			return err
+func tools(cat *catalog.Snapshot) (out []policy.Tool) {
+	for _, d := range cat.Items() {
+		var def struct {
+			InputSchema json.RawMessage `json:"inputSchema"`
 		}
-		out = nil
-		for _, d := range snap.Items() {
-			var def struct {
-				InputSchema json.RawMessage `json:"inputSchema"`
-			}
-			_ = json.Unmarshal(d.Pin.Raw, &def)
-			out = append(out, policy.Tool{Server: d.Entry.Server, Name: d.Entry.Name, Kind: string(d.Entry.Kind), InputSchema: def.InputSchema,
-				Groups: policy.GroupsOf(string(d.Entry.Effect), nil, len(d.Entry.Sinks) > 0)})
-		}
-		return nil
-	})
-	return out, err
+		_ = json.Unmarshal(d.Pin.Raw, &def)
+		out = append(out, policy.Tool{Server: d.Entry.Server, Name: d.Entry.Name, Kind: string(d.Entry.Kind), InputSchema: def.InputSchema,
+			Groups: policy.GroupsOf(string(d.Entry.Effect), nil, len(d.Entry.Sinks) > 0)})
+	}
+	return out
+}
+
+func (l *inForce) Fits(_ context.Context, cat *catalog.Snapshot) ([]policy.Problem, error) {
+	_, problems := policy.Compile(l.files, tools(cat))
+	return problems, nil
 }
 
 func (l *inForce) Compile(ctx context.Context, files map[string]string) (*policy.Set, []policy.Problem, error) {
-	tools, err := l.tools(ctx)
-	if err != nil {
+	var cat *catalog.Snapshot
+	if err := l.store.View(ctx, func(tx store.Tx) (err error) { cat, err = snapshot(tx); return err }); err != nil {
 		return nil, nil, err
 	}
-	set, problems := policy.Compile(files, tools)
+	set, problems := policy.Compile(files, tools(cat))
 	return set, problems, nil
 }
 
@@ -101,7 +99,7 @@ func (l *inForce) Refresh(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.set, l.version = set, b.Version
+	l.set, l.version, l.files = set, b.Version, b.Files
 	return nil
 }
 

@@ -174,20 +174,30 @@ func choose(op string, offer *Offer, acc Acceptance) error {
 // pin writes what was accepted, unless the pins moved since they were compared.
 func (r *Road) pin(ctx context.Context, a allowed, s catalog.Server, held []catalog.Pin, offer Offer) error {
 	data := pinData{Server: s.Name, Offer: offer.Digest, Rules: a.rules}
-	var chosen []Item
+	var next draft
 	var all []pinned
 	for _, item := range offer.Items {
 		if !item.Accepted {
 			continue
 		}
-		chosen = append(chosen, item)
+		p := catalog.Pin{
+			Server: s.Name, Kind: item.Kind, Name: item.Name, Digest: item.Digest, Raw: item.Raw, State: catalog.Pinned, By: a.name(), At: a.at,
+		}
+		if item.State == ItemGone {
+			next.gone = append(next.gone, p)
+		} else {
+			next.pins = append(next.pins, p)
+		}
 		all = append(all, pinned{ItemName(item.Kind, item.Name), item.State, item.Digest, item.Pinned})
 		if data.Count++; data.Count <= 20 {
 			data.Pinned = append(data.Pinned, pinned{short(ItemName(item.Kind, item.Name)), item.State, item.Digest, item.Pinned})
 		}
 	}
-	if len(chosen) == 0 {
+	if data.Count == 0 {
 		return nil // all of it stands already
+	}
+	if err := r.fits(ctx, "govern.Pin", next); err != nil {
+		return err
 	}
 	ev := r.event(a, audit.ServerPinned, "server:"+s.Name, data)
 	ev.Server = s.Name
@@ -200,17 +210,18 @@ func (r *Road) pin(ctx context.Context, a allowed, s catalog.Server, held []cata
 		if err := samePins(tx, s, held); err != nil {
 			return err
 		}
-		for _, item := range chosen {
-			if item.State == ItemGone {
-				if err := tx.Pins().Delete(s.Name, item.Kind, item.Name); err != nil {
-					return err
-				}
-			} else if err := tx.Pins().Put(catalog.Pin{
-				Server: s.Name, Kind: item.Kind, Name: item.Name, Digest: item.Digest, Raw: item.Raw, State: catalog.Pinned, By: a.name(), At: a.at,
-			}); err != nil {
+		for _, p := range next.gone {
+			if err := tx.Pins().Delete(p.Server, p.Kind, p.Name); err != nil {
 				return err
 			}
-			if err := tx.Pins().AddAuthor(catalog.Authorship{Server: s.Name, Kind: item.Kind, Name: item.Name, Person: a.name(), What: "pin", At: a.at}); err != nil {
+		}
+		for _, p := range next.pins {
+			if err := tx.Pins().Put(p); err != nil {
+				return err
+			}
+		}
+		for _, p := range slices.Concat(next.gone, next.pins) {
+			if err := tx.Pins().AddAuthor(catalog.Authorship{Server: p.Server, Kind: p.Kind, Name: p.Name, Person: a.name(), What: "pin", At: a.at}); err != nil {
 				return err
 			}
 		}

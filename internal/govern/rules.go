@@ -267,6 +267,9 @@ func (r *Road) ApplyCatalog(ctx context.Context, c Caller, file []byte) (int64, 
 	if err != nil || len(changed) == 0 {
 		return before, nil, err
 	}
+	if err := r.fits(ctx, op, draft{entries: changed}); err != nil {
+		return 0, nil, err
+	}
 	data := catalogData{Version: before, Digest: canon.Sum(file), Count: len(changed), Rules: a.rules}
 	for i, e := range changed {
 		if i < 20 {

@@ -267,6 +267,30 @@ func TestApplyCatalog(t *testing.T) {
 	wantCode(t, err, fault.Invalid, "bad_catalogue")
 }
 
+// TestPolicyWouldBreak: a rule names a tool; its pin cannot be dropped while the rule is in force.
+func TestPolicyWouldBreak(t *testing.T) {
+	h := open(t)
+	office(h)
+	h.offer = []Definition{{Kind: catalog.KindTool, Name: "payment_send", Raw: []byte(`{"name":"payment_send","inputSchema":{"type":"object","properties":{"amount":{"type":"integer"}},"required":["amount"]}}`)}}
+	if _, err := h.road.Pin(t.Context(), h.as("olga"), "office", Acceptance{All: true}); err != nil {
+		t.Fatal(err)
+	}
+	files := maps.Clone(policy.DefaultFiles())
+	files["house.cedar"] = `@id("small-payments") @reason("small") forbid (principal, action == Chaperone::Action::"office/payment_send", resource) when { context.arguments.amount > 10 };`
+	if _, err := h.road.ApplyPolicy(t.Context(), h.as("olga"), files, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	h.offer = nil
+	_, err := h.road.Pin(t.Context(), h.as("olga"), "office", Acceptance{All: true})
+	wantCode(t, err, fault.Invalid, "policy_would_break")
+	if _, ok := errors.AsType[*Refused](err); !ok {
+		t.Fatal("the problems are not told")
+	}
+	if pins, _ := h.road.ListPins(t.Context(), h.as("olga"), "office"); len(pins) != 1 {
+		t.Fatal("the pin went all the same")
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	h := open(t)
 	office(h)

@@ -83,6 +83,9 @@ func (r *Road) PutServer(ctx context.Context, c Caller, s catalog.Server, create
 	if s.TLSCA != "" {
 		data.TLSCA = canon.Sum([]byte(s.TLSCA))
 	}
+	if err := r.fits(ctx, op, draft{servers: []catalog.Server{s}}); err != nil {
+		return catalog.Server{}, err
+	}
 	ev := r.event(a, audit.ServerPut, "server:"+s.Name, data)
 	ev.Server = s.Name
 	err = r.change(ctx, a, ev, func(tx store.Tx) error {
