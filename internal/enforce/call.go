@@ -98,6 +98,7 @@ type call struct {
 	finished bool  // the outcome is durable
 	outcome_ string
 	echoes   int
+	dropped  map[string]bool // notifications that were not passed on
 }
 
 // refusal is why a call does not go on. It is no error: most of them are decisions.

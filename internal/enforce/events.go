@@ -349,8 +349,8 @@ func (c *call) refusalEvents(no *refusal, held int64) ([]audit.Sealed, error) {
 	return s.out, s.err
 }
 
-// askEvents say what was decided about a request of the server.
-func (c *call) askEvents(a askDecision, method string, ok bool) (audit.Sealed, error) {
+// askEvent say what was decided about a request of the server.
+func (c *call) askEvent(a askDecision, method string, ok bool) (audit.Sealed, error) {
 	kind, outcome, code := audit.CallDecided, audit.OutcomeOK, ""
 	if !ok {
 		kind, outcome, code = audit.CallRefused, audit.OutcomeDenied, "server_request_denied"

@@ -81,19 +81,7 @@ func (h *house) Authenticate(_ context.Context, p identity.Presented, audience s
 }
 
 func (h *house) credential(r id.Run) identity.Credential {
-	c := identity.Credential{Agent: h.agent.ID, AgentName: h.agent.Name, Instance: h.inst.ID, Run: r, JKT: h.inst.JKT}
-	h.view(func(tx store.Tx) error {
-		stored, err := tx.Runs().Run(r)
-		if err == nil && !stored.Instance.IsZero() {
-			in, err := tx.Instances().Instance(stored.Instance)
-			if err != nil {
-				return err
-			}
-			c.Agent, c.AgentName, c.Instance, c.JKT = stored.Agent, stored.AgentName, in.ID, in.JKT
-		}
-		return nil
-	})
-	return c
+	return identity.Credential{Agent: h.agent.ID, AgentName: h.agent.Name, Instance: h.inst.ID, Run: r, JKT: h.inst.JKT}
 }
 
 func (h *house) Injection(context.Context, string) (secret.Injection, error) {
@@ -590,3 +578,9 @@ func (o *office) streams(name string, messages ...string) {
 
 // pays is a payment that the purpose clears and people must allow.
 const pays = `{"iban":"DE89 3704 0044 0532 0130 00","amount":5}`
+
+func newServer(t *testing.T, handler http.Handler) string {
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	return s.URL
+}

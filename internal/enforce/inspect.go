@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"context"
+	"strings"
 
 	"chaperone/internal/audit"
 	"chaperone/internal/catalog"
@@ -47,14 +48,43 @@ func (c *call) inspect(ctx context.Context, m Incoming) (found, *refusal) {
 	}
 	switch seen.Kind {
 	case message.Notification:
-		f.place = part
-		f.words = c.method.stream && !message.Silent(seen.Method) && seen.Method != "notifications/subscriptions/acknowledged"
-		return f, nil
+		return c.inspectNotification(ctx, f)
 	case message.Request:
 		return c.inspectAsk(ctx, f)
 	case message.Result, message.Error:
 	}
 	return c.inspectAnswer(ctx, f, m)
+}
+
+// inspectNotification decides a notification of the server. One that policy denies is dropped, and the first of its method in this
+// answer goes on the record.
+func (c *call) inspectNotification(ctx context.Context, f found) (found, *refusal) {
+	f.place = part
+	if c.req.Method == "subscriptions/listen" && f.seen.Method == "notifications/subscriptions/acknowledged" {
+		return f, nil // it is the answer to what was decided
+	}
+	f.words = c.method.stream && !message.Silent(f.seen.Method)
+	asked, ok := c.decideAsk(f.seen.Method)
+	if ok {
+		return f, nil
+	}
+	f.place = drop
+	if c.dropped[f.seen.Method] || len(c.dropped) >= mostHeld {
+		return f, nil
+	}
+	if c.dropped == nil {
+		c.dropped = map[string]bool{}
+	}
+	c.dropped[f.seen.Method] = true
+	event, err := c.askEvent(asked, f.seen.Method, false)
+	if err != nil {
+		return f, fail(err)
+	}
+	err = c.Store.Update(context.WithoutCancel(ctx), func(tx store.Tx) error { return tx.Events().Append(event) })
+	if err != nil {
+		return f, storeDown(err)
+	}
+	return f, nil
 }
 
 func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *refusal) {
@@ -103,7 +133,7 @@ func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *
 // is permitted is bound to this run, so that no other run can answer it.
 func (c *call) inspectAsk(ctx context.Context, f found) (found, *refusal) {
 	asked, ok := c.decideAsk(f.seen.Method)
-	events, err := c.askEvents(asked, f.seen.Method, ok)
+	event, err := c.askEvent(asked, f.seen.Method, ok)
 	if err != nil {
 		return f, fail(err)
 	}
@@ -113,7 +143,7 @@ func (c *call) inspectAsk(ctx context.Context, f found) (found, *refusal) {
 				return err
 			}
 		}
-		return tx.Events().Append(events)
+		return tx.Events().Append(event)
 	})
 	if err != nil {
 		return f, storeDown(err)
@@ -136,7 +166,7 @@ type askDecision struct {
 
 func (c *call) decideAsk(method string) (askDecision, bool) {
 	entry := catalog.Entry{Server: c.req.Server, Name: "method:" + method, Effect: catalog.Write, Known: true}
-	if method == "ping" {
+	if method == "ping" || strings.HasPrefix(method, "notifications/") {
 		entry.Effect = catalog.Read
 	}
 	d := askDecision{id: id.NewDecision(c.now), asked: c.policyRequest("", entry.Name, entry)}
