@@ -186,6 +186,7 @@ func (a *App) Run(ctx context.Context, ready func(Started)) error {
 	followers.Go(func() error { return a.log_.Run(late, a.db) })
 	followers.Go(func() error { return a.admit.Follow(late) })
 	followers.Go(func() error { return a.followRules(late) })
+	followers.Go(func() error { return a.govern.Run(late) })
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

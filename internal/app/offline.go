@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"chaperone/internal/config"
+	"chaperone/internal/enforce"
 	"chaperone/internal/fault"
 	"chaperone/internal/govern"
 	"chaperone/internal/keyring"
@@ -25,7 +26,7 @@ func ResetOperators(ctx context.Context, conf config.Config, log *slog.Logger, n
 	}
 	defer db.Close()
 	now := opts.Now
-	road := govern.New(govern.Deps{Store: db, Seal: ring, Now: now, Log: log},
+	road := govern.New(govern.Deps{Store: db, Rules: rules{enforce.NewLibrary(db, log), db}, Seal: ring, Now: now, Log: log},
 		govern.Config{TrustDomain: conf.TrustDomain, PublicURL: conf.PublicURL, APIURL: conf.APIURL, Version: opts.Version})
 	first, err := road.ResetOperators(ctx, name)
 	return first, fault.Wrap("app.ResetOperators", err)

@@ -9,6 +9,7 @@ import (
 	"chaperone/internal/admit"
 	"chaperone/internal/catalog"
 	"chaperone/internal/enforce"
+	"chaperone/internal/fault"
 	"chaperone/internal/govern"
 	"chaperone/internal/identity"
 	"chaperone/internal/ledger"
@@ -47,6 +48,20 @@ func (r rules) Compile(ctx context.Context, files map[string]string) (*policy.Se
 		return nil, problems, nil
 	}
 	return set, nil, nil
+}
+
+// Fits compiles the policies in force against a catalogue that does not stand yet.
+func (r rules) Fits(ctx context.Context, cat *catalog.Snapshot) ([]policy.Problem, error) {
+	var b policy.Bundle
+	err := r.db.View(ctx, func(tx store.Tx) (err error) { b, err = tx.Policies().Active(); return err })
+	if fault.Is(err, fault.NotFound) {
+		return nil, nil // there is nothing to break
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, problems := policy.Compile(b.Files, enforce.ToolsOf(cat))
+	return problems, nil
 }
 
 // credentials lets govern open and stop through admit.

@@ -42,8 +42,8 @@ type Config struct {
 	Version     string // of the program
 }
 
-// Deps are the parts that the road stands on. Store, Rules, Now and Log are needed; a nil one of the others refuses the
-// actions that need it (Unavailable, "not_available").
+// Deps are the parts that the road stands on. Store and Rules are needed, Now is the wall clock and Log silent where they are nil; a
+// nil one of the others refuses the actions that need it (Unavailable, "not_available").
 type Deps struct {
 	Store       store.Store
 	Rules       Rules
@@ -168,7 +168,35 @@ type Road struct {
 }
 
 // New returns the road. It does no I/O.
-func New(deps Deps, cfg Config) *Road { return &Road{Deps: deps, cfg: cfg} }
+func New(deps Deps, cfg Config) *Road {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Road{Deps: deps, cfg: cfg}
+}
+
+// tidyEvery is how often Run looks for what time has ended.
+const tidyEvery = 30 * time.Second
+
+// Run writes down what time has ended, approvals past their end, until ctx ends. Nothing hangs on it: what is past its end is
+// refused and shown as expired whether or not Run has come by.
+func (r *Road) Run(ctx context.Context) error {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := r.ExpireApprovals(ctx); err != nil && ctx.Err() == nil {
+				r.Log.WarnContext(ctx, "approvals past their end were not closed", "error", err)
+			}
+		}
+	}
+}
 
 // Caller is who asks, as verified by the door.
 type Caller struct {
