@@ -142,6 +142,7 @@ func TestClockStepsBack(t *testing.T) {
 
 	w.clock.move(-29 * time.Second)
 	h.must(office, order)
+	wantCode(t, w.road.Refresh(t.Context()), "")
 	wantCode(t, w.road.Healthy(), "")
 	w.clock.move(-2 * time.Second)
 	for range 3 {
