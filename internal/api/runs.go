@@ -29,7 +29,7 @@ func (d *Door) run(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.Govern.Run(r.Context(), r.caller, which)
+	return d.Govern.ReadRun(r.Context(), r.caller, which)
 }
 
 func (d *Door) openRun(r *request) (any, error) {

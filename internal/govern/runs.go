@@ -34,8 +34,8 @@ func (r *Road) Runs(ctx context.Context, c Caller, agent string, state run.State
 	return out, err
 }
 
-// Run returns one run.
-func (r *Road) Run(ctx context.Context, c Caller, which id.Run) (run.Run, error) {
+// ReadRun returns one run.
+func (r *Road) ReadRun(ctx context.Context, c Caller, which id.Run) (run.Run, error) {
 	_, got, err := r.allowRun(ctx, c, ActRunRead, which)
 	return got, err
 }
