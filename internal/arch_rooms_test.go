@@ -114,7 +114,7 @@ const (
 // Those who may be larger, each with its reason.
 var (
 	manyFiles   = map[string]string{"enforce": "one file a step of the road"}
-	manyLines   = map[string]string{}
+	manyLines   = map[string]string{"govern": "every action of people, each decided, checked and committed in the same few lines"}
 	manyMethods = map[string]string{"store.Tx": "one accessor a room"}
 )
 
