@@ -2,7 +2,8 @@
 
 // Package client is the Go twin of the API: the wire shapes of its requests and answers, and a client that holds a person's
 // or an instance's key, keeps a short-lived credential fresh and proves the key on every request (RFC 9449). It decides
-// nothing; a refusal comes back as a *fault.Error with the kind, code and fix that the API gave.
+// when a credential is fetched anew and what is tried again; it never decides what the caller may do: a refusal comes back as a
+// *fault.Error with the kind, code and fix that the API gave.
 package client
 
 import (
