@@ -15,6 +15,7 @@ import (
 	cedar "github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
+	"github.com/cedar-policy/cedar-go/x/exp/schema/resolved"
 	"github.com/cedar-policy/cedar-go/x/exp/schema/validate"
 
 	"chaperone/internal/canon"
@@ -103,9 +104,8 @@ func Compile(files map[string]string, tools []Tool) (*Set, []Problem) {
 	rules, more := readRules(files)
 	problems = append(problems, more...)
 	if w != nil {
-		v := validate.New(w.schema, validate.WithStrict())
 		for _, r := range rules {
-			problems = append(problems, w.check(v, r)...)
+			problems = append(problems, w.check(r)...)
 		}
 	}
 	digest, err := DigestFiles(files)
@@ -329,18 +329,50 @@ func readRequire(r *rule, notes map[string]string, say func(code, fix, format st
 }
 
 // check validates one rule against the schema.
-func (w *world) check(v *validate.Validator, r *rule) []Problem {
+func (w *world) check(r *rule) []Problem {
 	var out []Problem
 	say := func(code, fix, format string, args ...any) {
 		out = append(out, Problem{File: r.File, Line: r.Line, Rule: r.ID, Code: code, Msg: fmt.Sprintf(format, args...), Fix: fix})
 	}
-	if err := v.Policy("", r.ast); err != nil {
-		for _, msg := range slices.Sorted(slices.Values(strings.Split(err.Error(), "\n"))) {
+	if err := validate.New(w.schemaFor(r.ast), validate.WithStrict()).Policy("", r.ast); err != nil {
+		said := map[string]int{}
+		for _, msg := range slices.Compact(slices.Sorted(slices.Values(strings.Split(err.Error(), "\n")))) {
 			code, fix := validation(msg)
-			say(code, fix, "%s", msg)
+			if said[code]++; said[code] <= maxSaid { // one mistake in a rule about a group is said of every tool in it
+				say(code, fix, "%s", msg[:min(len(msg), 400)])
+			}
 		}
 	}
 	w.walk(r, say)
+	return out
+}
+
+// maxSaid bounds how often one kind of problem is reported of one rule.
+const maxSaid = 5
+
+// schemaFor is the schema with only those actions that the rule can be about or names. The validator goes through all actions
+// for every rule; what it finds of the others, nothing in the rule can see.
+func (w *world) schemaFor(p *ast.Policy) *resolved.Schema {
+	if _, ok := p.Action.(ast.ScopeTypeAll); ok {
+		return w.schema
+	}
+	keep := map[types.EntityUID]bool{}
+	for _, c := range p.Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			if v, ok := n.(ast.NodeValue); ok {
+				if uid, ok := v.Value.(types.EntityUID); ok {
+					keep[uid] = true
+				}
+			}
+			return true
+		})
+	}
+	out := &resolved.Schema{Namespaces: w.schema.Namespaces, Entities: w.schema.Entities, Enums: w.schema.Enums, Actions: map[types.EntityUID]resolved.Action{}}
+	for uid, a := range w.schema.Actions {
+		if keep[uid] || w.actionInScope(uid, p.Action) {
+			out.Actions[uid] = a
+		}
+	}
 	return out
 }
 
