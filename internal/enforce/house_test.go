@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"chaperone/internal/app"
 	"chaperone/internal/approval"
 	"chaperone/internal/audit"
 	"chaperone/internal/canon"
@@ -138,7 +137,7 @@ func newHouse(t *testing.T, change ...func(*house)) *house {
 	h.lib = enforce.NewLibrary(h.store, nil)
 	h.must(h.lib.Refresh(t.Context()))
 	h.engine = enforce.New(enforce.Deps{
-		Auth: h, Store: h.store, Snapshots: h.lib, Upstream: app.FarSide{Client: upstream.New(upstream.Deps{}, upstream.Config{})}, Secrets: h,
+		Auth: h, Store: h.store, Snapshots: h.lib, Upstream: farSide{Client: upstream.New(upstream.Deps{}, upstream.Config{})}, Secrets: h,
 		Record: h, Revocations: h, Now: h.now, Link: func(a id.Approval) string { return "http://people.test/approvals/" + a.String() },
 	}, h.config)
 	return h
@@ -189,7 +188,7 @@ func (h *house) seed() {
 	srv := catalog.Server{ID: id.NewServer(start), Name: "office", URL: h.office.URL, AllowLoopback: true, Mode: "enforce", Author: "olga", UpdatedAt: start}
 	client := upstream.New(upstream.Deps{}, upstream.Config{})
 	in, _ := h.Injection(h.t.Context(), "office")
-	defs, err := app.FarSide{Client: client}.Definitions(h.t.Context(), srv, in)
+	defs, err := farSide{Client: client}.Definitions(h.t.Context(), srv, in)
 	h.must(err)
 	files := policy.DefaultFiles()
 	sum, err := policy.DigestFiles(files)

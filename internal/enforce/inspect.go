@@ -89,8 +89,8 @@ func (c *call) inspectNotification(ctx context.Context, f found) (found, *refusa
 
 func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *refusal) {
 	f.place = final
-	if c.req.HTTPMethod == "GET" {
-		// Only a replay would bring one here, and step 9 lets nobody ask for a replay.
+	if c.req.HTTPMethod == "GET" || f.seen.Kind == message.Result && (c.req.Notification || c.req.Method == MethodReply) {
+		// Nobody is owed a result here. On a GET only a replay would bring one, and step 9 lets nobody ask for a replay.
 		f.place = drop
 		return f, nil
 	}

@@ -41,15 +41,18 @@ func (c *call) answer(ctx context.Context) *refusal {
 			}
 			continue
 		}
-		if m.Raw == nil {
+		if m.Raw == nil && !c.method.stream {
 			if len(held) < mostHeld {
 				held = append(held, m)
 			}
 			continue
 		}
-		f, no := c.inspect(ctx, m) // 10
-		if no != nil {
-			return no
+		f := found{place: part} // an empty event of a stream that stays open, whose header must travel
+		var no *refusal
+		if m.Raw != nil {
+			if f, no = c.inspect(ctx, m); no != nil { // 10
+				return no
+			}
 		}
 		if f.place == drop {
 			continue
