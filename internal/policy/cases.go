@@ -4,6 +4,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"chaperone/internal/canon"
 	"chaperone/internal/fault"
 )
 
@@ -27,80 +27,33 @@ type CaseResult struct {
 	Decision Decision `json:"decision"`
 }
 
-// The YAML of test cases, as docs/policy.md describes it.
+// The YAML of test cases, as docs/policy.md describes it. Keys are the names in lower case where no tag says otherwise.
 type (
 	caseFile struct {
-		Agents map[string]caseAgent  `yaml:"agents"`
-		People map[string]casePerson `yaml:"people"`
-		Cases  []yaml.Node           `yaml:"cases"`
-	}
-	caseAgent struct {
-		Type         string `yaml:"type"`
-		Kind         string `yaml:"kind"`
-		Owner        string `yaml:"owner"`
-		Environment  string `yaml:"environment"`
-		Orchestrator bool   `yaml:"orchestrator"`
-	}
-	casePerson struct {
-		Roles  []string `yaml:"roles"`
-		Groups []string `yaml:"groups"`
+		Agents map[string]struct {
+			Type, Kind, Owner, Environment string
+			Orchestrator                   bool
+		}
+		People map[string]struct{ Roles, Groups []string }
+		Cases  []yaml.Node
 	}
 	policyCase struct {
-		Name       string     `yaml:"name"`
-		Principal  string     `yaml:"principal"`
-		Action     string     `yaml:"action"`
-		Object     caseObject `yaml:"object"`
-		Thing      caseThing  `yaml:"thing"`
-		Run        caseRun    `yaml:"run"`
-		Flow       caseFlow   `yaml:"flow"`
-		Arguments  yaml.Node  `yaml:"arguments"`
-		Approved   []string   `yaml:"approved"`
-		Grant      string     `yaml:"grant"`
-		Credential string     `yaml:"credential"`
-		Network    string     `yaml:"network"`
-		Time       time.Time  `yaml:"time"`
-		Expect     caseExpect `yaml:"expect"`
-	}
-	caseObject struct {
-		Type string `yaml:"type"`
-		ID   string `yaml:"id"`
-	}
-	caseThing struct {
-		Kind  string `yaml:"kind"`
-		ID    string `yaml:"id"`
-		Owner string `yaml:"owner"`
-	}
-	caseRun struct {
-		ID          string `yaml:"id"`
-		Opener      string `yaml:"opener"`
-		Clears      bool   `yaml:"clears"`
-		HasPurpose  bool   `yaml:"has_purpose"`
-		InPlan      bool   `yaml:"in_plan"`
-		InTypeReads bool   `yaml:"in_type_reads"`
-		InTypeWrite bool   `yaml:"in_type_writes"`
-		Steps       int64  `yaml:"steps"`
-		Depth       int64  `yaml:"depth"`
-	}
-	caseFlow struct {
-		Untrusted    bool     `yaml:"untrusted"`
-		Sources      []string `yaml:"sources"`
-		Level        string   `yaml:"level"`
-		Categories   []string `yaml:"categories"`
-		Sinks        int64    `yaml:"sinks"`
-		Uncleared    []string `yaml:"uncleared"`
-		AnswerTaints bool     `yaml:"answer_taints"`
-		UnknownTool  bool     `yaml:"unknown_tool"`
-		Mode         string   `yaml:"mode"`
-		Findings     []string `yaml:"findings"`
-		SinkTypes    []string `yaml:"sink_types"`
+		Name, Principal, Action    string
+		Object                     struct{ Type, ID string }
+		Thing                      struct{ Kind, ID, Owner string }
+		Run                        RunFacts
+		Flow                       FlowFacts
+		Arguments                  yaml.Node
+		Approved                   []string
+		Grant, Credential, Network string
+		Time                       time.Time
+		Expect                     caseExpect
 	}
 	caseExpect struct {
-		Effect  Effect   `yaml:"effect"`
-		Rule    string   `yaml:"rule"`
-		Missing []string `yaml:"missing"`
-		Lifted  []string `yaml:"lifted"`
-		Require []string `yaml:"require"`
-		Listed  *bool    `yaml:"listed"`
+		Effect                   Effect
+		Rule                     string
+		Missing, Lifted, Require []string
+		Listed                   *bool
 	}
 )
 
@@ -139,15 +92,9 @@ func RunCases(set *Set, file []byte) ([]CaseResult, error) {
 
 func (f caseFile) request(set *Set, c policyCase, line int) (Request, error) {
 	req := Request{
-		Action:     Action{Name: c.Action},
-		Resource:   Resource{ObjectType: c.Object.Type, ObjectID: c.Object.ID, Kind: c.Thing.Kind, ID: c.Thing.ID, Owner: c.Thing.Owner},
-		Run:        RunFacts(c.Run),
-		Credential: c.Credential, Grant: c.Grant, Network: c.Network, Time: c.Time,
-		Flow: FlowFacts{
-			Untrusted: c.Flow.Untrusted, Sources: c.Flow.Sources, Level: c.Flow.Level, Categories: c.Flow.Categories, Sinks: c.Flow.Sinks,
-			Uncleared: c.Flow.Uncleared, AnswerTaints: c.Flow.AnswerTaints, UnknownTool: c.Flow.UnknownTool, Mode: c.Flow.Mode,
-			Findings: c.Flow.Findings, SinkTypes: c.Flow.SinkTypes,
-		},
+		Action:   Action{Name: c.Action},
+		Resource: Resource{ObjectType: c.Object.Type, ObjectID: c.Object.ID, Kind: c.Thing.Kind, ID: c.Thing.ID, Owner: c.Thing.Owner},
+		Run:      c.Run, Flow: c.Flow, Credential: c.Credential, Grant: c.Grant, Network: c.Network, Time: c.Time,
 	}
 	agent, isAgent := f.Agents[c.Principal]
 	person, isPerson := f.People[c.Principal]
@@ -159,8 +106,7 @@ func (f caseFile) request(set *Set, c policyCase, line int) (Request, error) {
 	case isAgent == isPerson:
 		return req, badCases("line %d: the principal %q is not one of agents or people", line, c.Principal)
 	case isAgent:
-		req.Principal = Principal{Kind: "Agent", Name: c.Principal, Type: agent.Type, AgentKind: agent.Kind, Owner: agent.Owner,
-			Environment: agent.Environment, Orchestrator: agent.Orchestrator}
+		req.Principal = Principal{Kind: "Agent", Name: c.Principal, Type: agent.Type, AgentKind: agent.Kind, Owner: agent.Owner, Environment: agent.Environment, Orchestrator: agent.Orchestrator}
 	default:
 		req.Principal = Principal{Kind: "Person", Name: c.Principal, Roles: person.Roles, Groups: person.Groups}
 	}
@@ -170,19 +116,11 @@ func (f caseFile) request(set *Set, c policyCase, line int) (Request, error) {
 	if req.Time.IsZero() {
 		req.Time = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	}
-	if req.Credential == "" {
-		req.Credential = "dpop"
-	}
-	if req.Grant == "" {
-		req.Grant = "call"
-	}
-	if req.Flow.Mode == "" {
-		req.Flow.Mode = "enforce"
-	}
+	req.Credential, req.Grant, req.Flow.Mode = cmp.Or(req.Credential, "dpop"), cmp.Or(req.Grant, "call"), cmp.Or(req.Flow.Mode, "enforce")
 	if len(c.Approved) > 0 {
 		req.Approval = &ApprovalFacts{ID: "apr_test", Satisfies: c.Approved}
 	}
-	if a := set.world.actions[c.Action]; a != nil && !a.people {
+	if a := set.world.actions[c.Action]; a != nil && !a.people && req.Flow.Stakes == nil {
 		for _, g := range a.groups {
 			if s, ok := strings.CutPrefix(g, "stakes:"); ok {
 				req.Flow.Stakes = append(req.Flow.Stakes, s)
@@ -257,14 +195,11 @@ func sameSet(a, b []string) bool {
 func ParseTools(file []byte) ([]Tool, error) {
 	var f struct {
 		Tools []struct {
-			Server string    `yaml:"server"`
-			Name   string    `yaml:"name"`
-			Kind   string    `yaml:"kind"`
-			Effect string    `yaml:"effect"`
-			Stakes []string  `yaml:"stakes"`
-			Sinks  bool      `yaml:"sinks"`
-			Schema yaml.Node `yaml:"schema"`
-		} `yaml:"tools"`
+			Server, Name, Kind, Effect string
+			Stakes                     []string
+			Sinks                      bool
+			Schema                     yaml.Node
+		}
 	}
 	if err := strictYAML(file, &f); err != nil {
 		return nil, err
@@ -319,71 +254,15 @@ func strictNode(n *yaml.Node, dst any) error {
 	return nil
 }
 
-// yamlJSON writes a YAML value as JSON. Numbers keep their text where JSON can hold it.
+// yamlJSON writes a YAML value as JSON.
 func yamlJSON(n *yaml.Node) (json.RawMessage, error) {
-	var b bytes.Buffer
-	if err := writeJSON(&b, n, 0); err != nil {
-		return nil, err
+	var v any
+	if err := n.Decode(&v); err != nil {
+		return nil, badCases("line %d: %s", n.Line, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
-	return b.Bytes(), nil
-}
-
-func writeJSON(b *bytes.Buffer, n *yaml.Node, depth int) error {
-	if depth > canon.DefaultDepth {
-		return badCases("line %d: nested too deep", n.Line)
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, badCases("line %d: JSON has no such value", n.Line)
 	}
-	item := func(v any) error {
-		j, err := json.Marshal(v)
-		if err != nil {
-			return badCases("line %d: not a JSON value", n.Line)
-		}
-		b.Write(j)
-		return nil
-	}
-	switch n.Kind {
-	case yaml.MappingNode:
-		b.WriteByte('{')
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			if err := item(n.Content[i].Value); err != nil {
-				return err
-			}
-			b.WriteByte(':')
-			if err := writeJSON(b, n.Content[i+1], depth+1); err != nil {
-				return err
-			}
-		}
-		b.WriteByte('}')
-		return nil
-	case yaml.SequenceNode:
-		b.WriteByte('[')
-		for i, c := range n.Content {
-			if i > 0 {
-				b.WriteByte(',')
-			}
-			if err := writeJSON(b, c, depth+1); err != nil {
-				return err
-			}
-		}
-		b.WriteByte(']')
-		return nil
-	case yaml.ScalarNode:
-		switch n.ShortTag() {
-		case "!!int", "!!float":
-			if json.Valid([]byte(n.Value)) {
-				b.WriteString(n.Value)
-				return nil
-			}
-		case "!!str", "!!timestamp":
-			return item(n.Value)
-		}
-		var v any
-		if err := n.Decode(&v); err != nil {
-			return badCases("line %d: %s", n.Line, err)
-		}
-		return item(v)
-	}
-	return badCases("line %d: anchors and aliases are not read here", n.Line)
+	return b, nil
 }

@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"regexp"
@@ -446,6 +445,3 @@ func typeInScope(t types.EntityType, scope ast.IsScopeNode) bool {
 	}
 	return true
 }
-
-// errMalformed marks a request that the road should never have formed.
-var errMalformed = errors.New("malformed request")

@@ -203,8 +203,9 @@ func (f *facts) record(a *ApprovalFacts) types.Record {
 	return types.NewRecord(c)
 }
 
+// malformed is about a request that the road should never have formed.
 func malformed(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", errMalformed, fmt.Sprintf(format, args...))
+	return fmt.Errorf("malformed request: "+format, args...)
 }
 
 // facts puts a request into Cedar's terms. A request that contradicts the catalogue it is decided on is an error.

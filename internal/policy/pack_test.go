@@ -129,6 +129,7 @@ func TestRunCasesRefuses(t *testing.T) {
 		"no effect":         head + "  - {name: n, principal: a, action: x/y}\n",
 		"unknown principal": head + "  - {name: n, principal: b, action: x/y, expect: {effect: forbid}}\n",
 		"alias":             head + "  - {name: n, principal: a, action: x/y, arguments: &x {a: *x}, expect: {effect: forbid}}\n",
+		"not JSON":          head + "  - {name: n, principal: a, action: x/y, arguments: {a: .inf}, expect: {effect: forbid}}\n",
 		"sinks":             head + "  - {name: n, principal: a, action: x/y, flow: {uncleared: [to]}, expect: {effect: forbid}}\n",
 		"huge":              head + string(make([]byte, maxYAML)),
 	} {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package policy turns a request into a Decision: permit, forbid, or what is missing for a permit. Cedar lives here and
-// nowhere else. It never looks anything up: every fact arrives in the Request, and an error anywhere is a forbid.
+// Package policy decides a request: permit, forbid, or what is missing for a permit. Cedar lives here and nowhere else. It never
+// looks anything up: every fact arrives in the Request, the catalogue's in the schema, and an error anywhere is a forbid.
 package policy
 
 import (
@@ -56,33 +56,33 @@ type Resource struct {
 
 // RunFacts is context.run.
 type RunFacts struct {
-	ID          string `json:"id"`
-	Opener      string `json:"opener"` // agent | person | orchestrator
-	Clears      bool   `json:"clears"`
-	HasPurpose  bool   `json:"has_purpose"`
-	InPlan      bool   `json:"in_plan"`       // the plan names the tool and is not used up for it, and the plan clears
-	InTypeReads bool   `json:"in_type_reads"` // the agent type lists the tool
-	InTypeWrite bool   `json:"in_type_writes"`
-	Steps       int64  `json:"steps"`
-	Depth       int64  `json:"depth"`
+	ID          string `json:"id" yaml:"id"`
+	Opener      string `json:"opener" yaml:"opener"` // agent | person | orchestrator
+	Clears      bool   `json:"clears" yaml:"clears"`
+	HasPurpose  bool   `json:"has_purpose" yaml:"has_purpose"`
+	InPlan      bool   `json:"in_plan" yaml:"in_plan"`             // the plan names the tool and is not used up for it, and the plan clears
+	InTypeReads bool   `json:"in_type_reads" yaml:"in_type_reads"` // the agent type lists the tool
+	InTypeWrite bool   `json:"in_type_writes" yaml:"in_type_writes"`
+	Steps       int64  `json:"steps" yaml:"steps"`
+	Depth       int64  `json:"depth" yaml:"depth"`
 }
 
 // FlowFacts is context.flow.
 type FlowFacts struct {
-	Untrusted    bool     `json:"untrusted"`
-	Sources      []string `json:"sources,omitempty"`
-	Level        string   `json:"level"`
-	LevelRank    int64    `json:"level_rank"`
-	Categories   []string `json:"categories,omitempty"`
-	Sinks        int64    `json:"sinks"`                // sink values in the arguments
-	Uncleared    []string `json:"uncleared,omitempty"`  // arguments whose value is not cleared
-	HasUncleared bool     `json:"has_uncleared"`        // uncleared is not empty
-	AnswerTaints bool     `json:"answer_taints"`        // the answer will be untrusted
-	UnknownTool  bool     `json:"unknown_tool"`         // no catalogue entry says what the tool does
-	Mode         string   `json:"mode,omitempty"`       // of the server: enforce | observe
-	Findings     []string `json:"findings,omitempty"`   // later: what inspection found in the arguments
-	Stakes       []string `json:"stakes,omitempty"`     // of the tool
-	SinkTypes    []string `json:"sink_types,omitempty"` // of the sink values
+	Untrusted    bool     `json:"untrusted" yaml:"untrusted"`
+	Sources      []string `json:"sources,omitempty" yaml:"sources"`
+	Level        string   `json:"level" yaml:"level"`
+	LevelRank    int64    `json:"level_rank" yaml:"level_rank"`
+	Categories   []string `json:"categories,omitempty" yaml:"categories"`
+	Sinks        int64    `json:"sinks" yaml:"sinks"`                     // sink values in the arguments
+	Uncleared    []string `json:"uncleared,omitempty" yaml:"uncleared"`   // arguments whose value is not cleared
+	HasUncleared bool     `json:"has_uncleared" yaml:"has_uncleared"`     // uncleared is not empty
+	AnswerTaints bool     `json:"answer_taints" yaml:"answer_taints"`     // the answer will be untrusted
+	UnknownTool  bool     `json:"unknown_tool" yaml:"unknown_tool"`       // no catalogue entry says what the tool does
+	Mode         string   `json:"mode,omitempty" yaml:"mode"`             // of the server: enforce | observe
+	Findings     []string `json:"findings,omitempty" yaml:"findings"`     // later: what inspection found in the arguments
+	Stakes       []string `json:"stakes,omitempty" yaml:"stakes"`         // of the tool
+	SinkTypes    []string `json:"sink_types,omitempty" yaml:"sink_types"` // of the sink values
 }
 
 // ApprovalFacts is context.approval: the rules that a valid approval of this exact call lifts.

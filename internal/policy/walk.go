@@ -17,15 +17,24 @@ import (
 // unless clause only, so that an approval lifts what names it and nothing else; and servers and tools that a rule names exist.
 func (w *world) walk(r *rule, say func(code, fix, format string, args ...any)) {
 	envs := w.environments(r.ast)
-	var tests []func(environment) bool // still to come true
-	var complain []func()
 	need := func(test func(environment) bool, code, fix, format string, args ...any) {
 		if !slices.ContainsFunc(envs, test) {
-			tests = append(tests, test)
-			complain = append(complain, func() { say(code, fix, format, args...) })
+			say(code, fix, format, args...)
 		}
 	}
 	contexts, members, approvals := 0, 0, 0
+	member := func(of ast.IsNode, name types.String) {
+		if v, ok := of.(ast.NodeTypeVariable); ok && v.Name == "context" {
+			members++
+			if name == "approval" {
+				approvals++
+			}
+		}
+	}
+	is := func(left ast.IsNode, t types.EntityType) {
+		need(func(e environment) bool { return slices.Contains(entityTypes(w.typesOf(e, left)), t) }, "is_never_true",
+			"check the type; agents act on Chaperone::Object, people on Chaperone::Thing", "nothing in the rule's scope is a %s there", t)
+	}
 	visit := func(n ast.IsNode) bool {
 		switch n := n.(type) {
 		case ast.NodeTypeVariable:
@@ -33,29 +42,17 @@ func (w *world) walk(r *rule, say func(code, fix, format string, args ...any)) {
 				contexts++
 			}
 		case ast.NodeTypeHas:
-			if isContext(n.Arg) {
-				members++
-				if n.Value == "approval" {
-					approvals++
-				}
-			}
+			member(n.Arg, n.Value)
 			need(func(e environment) bool { return w.hasAttribute(w.typesOf(e, n.Arg), n.Value) }, "has_never_true",
 				"check the spelling; docs/policy.md lists the attributes", "%q is tested with has, but nothing in the rule's scope can have it", n.Value)
 		case ast.NodeTypeAccess:
-			if isContext(n.Arg) {
-				members++
-				if n.Value == "approval" {
-					approvals++
-				}
-			}
+			member(n.Arg, n.Value)
 		case ast.NodeTypeHasTag:
 			say("has_never_true", "use attributes", "hasTag is never true: nothing here has tags")
 		case ast.NodeTypeIs:
-			need(func(e environment) bool { return slices.Contains(entityTypes(w.typesOf(e, n.Left)), n.EntityType) }, "is_never_true",
-				"check the type; agents act on Chaperone::Object, people on Chaperone::Thing", "nothing in the rule's scope is a %s there", n.EntityType)
+			is(n.Left, n.EntityType)
 		case ast.NodeTypeIsIn:
-			need(func(e environment) bool { return slices.Contains(entityTypes(w.typesOf(e, n.Left)), n.EntityType) }, "is_never_true",
-				"check the type; agents act on Chaperone::Object, people on Chaperone::Thing", "nothing in the rule's scope is a %s there", n.EntityType)
+			is(n.Left, n.EntityType)
 		case ast.NodeTypeIn:
 			need(func(e environment) bool { return w.canBeIn(w.typesOf(e, n.Left), w.typesOf(e, n.Right)) }, "in_never_true",
 				"docs/policy.md says what stands in what", "an in-test of the rule can never be true")
@@ -82,9 +79,6 @@ func (w *world) walk(r *rule, say func(code, fix, format string, args ...any)) {
 			w.named(r, s.Entity, say)
 		}
 	}
-	for _, f := range complain {
-		f()
-	}
 	if contexts != members {
 		say("context_as_value", "read the attributes one by one", "the rule uses the context as a whole")
 	}
@@ -108,11 +102,6 @@ func (w *world) walk(r *rule, say func(code, fix, format string, args ...any)) {
 // liftedBy is the one expression by which a rule is lifted.
 func liftedBy(id string) ast.Node {
 	return ast.Context().Has("approval").And(ast.Context().Access("approval").Access("satisfies").Contains(ast.String(types.String(id))))
-}
-
-func isContext(n ast.IsNode) bool {
-	v, ok := n.(ast.NodeTypeVariable)
-	return ok && v.Name == "context"
 }
 
 // named checks an entity that a rule names, where it can be known whether it exists. A misspelt server in a forbid would
