@@ -46,6 +46,8 @@ type Options struct {
 	// Trace and Failpoint observe commits and the steps of the road (see store/sql and enforce).
 	Trace     func(event string)
 	Failpoint func(step string)
+
+	accept bool // restore --accept is under way
 }
 
 // Started is what there is to say once all doors answer.
@@ -64,7 +66,8 @@ type App struct {
 
 	ring    *keyring.Ring
 	db      *sqlstore.DB
-	log_    *ledger.Log
+	tree    *ledger.Log
+	logKey  string
 	index   *revocation.Index
 	far     *upstream.Client
 	library *enforce.Library
@@ -106,11 +109,20 @@ func (a *App) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if a.log_, err = ledger.Open(ctx, logPath(a.conf), signer, ledger.Config{Log: a.log}); err != nil {
+	if a.logKey, err = a.ring.LogVerifierKey(origin(a.conf)); err != nil {
 		return err
 	}
-	if err := a.log_.Check(ctx, a.db); err != nil {
+	ledger.LibraryLog(a.log)
+	if a.tree, err = ledger.Open(ctx, logPath(a.conf), ledger.Config{Signer: signer, Key: a.logKey, Now: a.opts.Now, Log: a.log}); err != nil {
 		return err
+	}
+	lost, ahead, err := a.tree.Ahead(ctx, a.db)
+	if err != nil {
+		return err
+	}
+	if ahead && !a.opts.accept {
+		return fault.New(fault.Conflict, "app.open", "log_ahead", "the log holds %d records that the database has not: the database was restored from a backup", lost.To-lost.From+1).
+			WithFix("put the newer database back, or accept the loss with `chaperone restore --accept`, which revokes all credentials, grants and pending approvals")
 	}
 	a.compose()
 	return nil
@@ -132,7 +144,7 @@ func (a *App) compose() {
 	a.library = enforce.NewLibrary(a.db, a.log)
 	secrets := newSecrets(a.db, a.ring)
 	a.engine = enforce.New(enforce.Deps{
-		Auth: a.admit, Store: a.db, Snapshots: a.library, Upstream: FarSide{a.far}, Secrets: secrets, Record: a.log_, Revocations: a.index,
+		Auth: a.admit, Store: a.db, Snapshots: a.library, Upstream: FarSide{a.far}, Secrets: secrets, Record: a.tree, Revocations: a.index,
 		Link: func(x id.Approval) string { return a.conf.APIURL + "/approvals/" + x.String() }, Now: a.opts.Now, Log: a.log,
 	}, enforce.Config{
 		PublicURL: a.conf.PublicURL, StateKey: a.ring.StateKey(), DefinitionsTTL: a.conf.Limits.Definitions, Lease: a.conf.Limits.Lease,
@@ -140,19 +152,18 @@ func (a *App) compose() {
 	})
 	a.govern = govern.New(govern.Deps{
 		Store: a.db, Rules: rules{a.library, a.db}, Credentials: credentials{a.admit}, Grants: grants{a.engine}, Upstream: offers{FarSide{a.far}, secrets},
-		Seal: a.ring, Record: record{a.log_, a.db}, Host: host{a}, Notices: a.index, Now: a.opts.Now, Log: a.log,
+		Seal: a.ring, Record: ledger.Record{Log: a.tree, Store: a.db}, Host: host{a}, Notices: a.index, Now: a.opts.Now, Log: a.log,
 	}, govern.Config{TrustDomain: a.conf.TrustDomain, PublicURL: a.conf.PublicURL, APIURL: a.conf.APIURL, Version: a.opts.Version})
-	logKey, _ := a.ring.LogVerifierKey(origin(a.conf)) // the origin was accepted by LogSigner
 
 	a.agents = newListener("agents", a.conf.Listen.Agents, a.conf.TLS, a.log)
 	gateway.New(gateway.Deps{Engine: a.engine, Nonce: a.admit.Nonce, Log: a.log},
 		gateway.Config{PublicURL: a.conf.PublicURL, SessionKey: a.ring.StateKey(), Body: a.conf.Limits.BodyBytes, Wait: hold(a.conf)}).Routes(a.agents.mux)
 	issuer.New(issuer.Deps{Road: a.admit, Keys: func() []identity.PublicKey { _, public := a.ring.TokenKeys(); return public }, Log: a.log},
-		issuer.Config{Issuer: a.conf.PublicURL, TrustDomain: a.conf.TrustDomain, LogOrigin: origin(a.conf), LogKey: logKey}).Routes(a.agents.mux)
+		issuer.Config{Issuer: a.conf.PublicURL, TrustDomain: a.conf.TrustDomain, LogOrigin: origin(a.conf), LogKey: a.logKey}).Routes(a.agents.mux)
 
 	a.people = newListener("people", a.conf.Listen.People, a.conf.TLS, a.log)
 	checks := checks{a}
-	door := api.New(api.Deps{Govern: a.govern, Auth: a.admit, Nonces: nonces, Log: a.log_, Checks: checks, Now: a.opts.Now, Logger: a.log},
+	door := api.New(api.Deps{Govern: a.govern, Auth: a.admit, Nonces: nonces, Log: a.tree, Checks: checks, Now: a.opts.Now, Logger: a.log},
 		api.Config{PublicURL: a.conf.PublicURL, APIURL: a.conf.APIURL, TrustDomain: a.conf.TrustDomain, Version: a.opts.Version, MaxBody: int64(a.conf.Limits.BodyBytes)})
 	door.Routes(a.people.mux)
 	healthRoutes(a.agents.mux, checks)
@@ -183,7 +194,7 @@ func (a *App) Run(ctx context.Context, ready func(Started)) error {
 	late, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	followers, late := errgroup.WithContext(late)
-	followers.Go(func() error { return a.log_.Run(late, a.db) })
+	followers.Go(func() error { return a.tree.Run(late, a.db) })
 	followers.Go(func() error { return a.admit.Follow(late) })
 	followers.Go(func() error { return a.followRules(late) })
 	followers.Go(func() error { return a.govern.Run(late) })
@@ -216,7 +227,7 @@ func (a *App) Run(ctx context.Context, ready func(Started)) error {
 // drainLog gives the log a moment to take what was recorded last.
 func (a *App) drainLog(ctx context.Context) {
 	for range 50 {
-		if a.log_.Lag(a.opts.Now()) == 0 || ctx.Err() != nil {
+		if a.tree.Lag(a.opts.Now()) == 0 || ctx.Err() != nil {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -250,8 +261,8 @@ func (a *App) Close() error {
 	if a.far != nil {
 		a.far.Close()
 	}
-	if a.log_ != nil {
-		errs = append(errs, a.log_.Close())
+	if a.tree != nil {
+		errs = append(errs, a.tree.Close())
 	}
 	if a.db != nil {
 		errs = append(errs, a.db.Close())

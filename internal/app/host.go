@@ -30,7 +30,7 @@ func (c checks) Check(ctx context.Context) []client.Check {
 	}
 	add("store", c.a.db.Ready(ctx))
 	var late error
-	if lag := c.a.log_.Lag(now); lag > c.a.conf.Limits.RecordLag {
+	if lag := c.a.tree.Lag(now); lag > c.a.conf.Limits.RecordLag {
 		late = fmt.Errorf("the log is %s behind the database: effects are refused (record_behind)", lag.Round(time.Second))
 	}
 	add("record", late)

@@ -4,7 +4,6 @@ package app
 
 import (
 	"context"
-	"io"
 
 	"chaperone/internal/admit"
 	"chaperone/internal/catalog"
@@ -12,12 +11,10 @@ import (
 	"chaperone/internal/fault"
 	"chaperone/internal/govern"
 	"chaperone/internal/identity"
-	"chaperone/internal/ledger"
 	"chaperone/internal/policy"
 	"chaperone/internal/run"
-	sqlstore "chaperone/internal/store/sql"
-
 	"chaperone/internal/store"
+	sqlstore "chaperone/internal/store/sql"
 )
 
 // rules lets govern use the library of enforce.
@@ -108,11 +105,3 @@ func (o offers) Definitions(ctx context.Context, s catalog.Server) ([]govern.Def
 	}
 	return out, nil
 }
-
-// record lets govern export the log.
-type record struct {
-	*ledger.Log
-	db *sqlstore.DB
-}
-
-func (r record) Export(ctx context.Context, w io.Writer) error { return r.Log.ExportTar(ctx, r.db, w) }
