@@ -113,8 +113,8 @@ const (
 
 // Those who may be larger, each with its reason.
 var (
-	manyFiles   = map[string]string{"enforce": "one file a step of the road"}
-	manyLines   = map[string]string{
+	manyFiles = map[string]string{"enforce": "one file a step of the road"}
+	manyLines = map[string]string{
 		"govern":  "every action of people, each decided, checked and committed in the same few lines",
 		"enforce": "the whole road in one room, so that it can be read in the order it is walked",
 	}
