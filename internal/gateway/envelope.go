@@ -23,6 +23,9 @@ const (
 
 var versions = []string{eraStateless, eraSessions, "2025-06-18", "2025-03-26"}
 
+// removed are the methods of the sessions' era that 2026-07-28 no longer has.
+var removed = []string{"initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"}
+
 const (
 	metaVersion      = "io.modelcontextprotocol/protocolVersion"
 	metaCapabilities = "io.modelcontextprotocol/clientCapabilities"
@@ -205,6 +208,10 @@ func (env *envelope) fill(req *enforce.Request) *problem {
 		return nil
 	}
 	req.Method, req.Notification = env.method, env.id == nil
+	if env.era == eraStateless && env.id != nil && slices.Contains(removed, env.method) {
+		return &problem{Error: fault.New(fault.NotFound, "gateway.receive", "method_unknown", "method not found").
+			WithFix("this protocol version has no %s", env.method), rpc: rpcMethodNotFound}
+	}
 	if env.idNode != nil {
 		id, err := message.ID(env.idNode)
 		if err != nil {

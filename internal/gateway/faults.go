@@ -65,7 +65,7 @@ func problemOf(err error) *problem {
 	switch e.Code {
 	case "header_mismatch":
 		p.rpc = rpcHeader
-	case "session_of_another_run", "session_unknown":
+	case "session_of_another_run", "session_unknown", "session_gone":
 		p.rpc = rpcInvalidRequest
 	}
 	return p

@@ -221,6 +221,8 @@ func TestRefusedBeforeTheRoad(t *testing.T) {
 		{"2026: another Mcp-Name in base64", ask{body: call26, header: with(ok26, "Mcp-Name", "=?base64?cmVhZA==?=")}, 400, -32020, "header_mismatch"},
 		{"2026: Mcp-Name of broken base64", ask{body: call26, header: with(ok26, "Mcp-Name", "=?base64?@@?=")}, 400, -32020, "header_mismatch"},
 		{"2026: Mcp-Name where there is none", ask{body: rpc("tools/list", `{`+meta26+`}`), header: stateless("tools/list", "pay")}, 400, -32020, "header_mismatch"},
+		{"2026: initialize", ask{body: rpc("initialize", "{"+meta26+"}"), header: stateless("initialize", "")}, 404, -32601, "method_unknown"},
+		{"2026: resources/subscribe", ask{body: rpc("resources/subscribe", "{"+meta26+"}"), header: stateless("resources/subscribe", "")}, 404, -32601, "method_unknown"},
 		{"2026: an answer", ask{body: `{"jsonrpc":"2.0","id":1,"result":{}}`, header: map[string]string{"MCP-Protocol-Version": "2026-07-28"}}, 400, 0, ""},
 	}
 	for _, tt := range tests {
