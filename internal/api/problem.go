@@ -38,7 +38,7 @@ func (d *Door) problem(w http.ResponseWriter, r *http.Request, err error) {
 	kind := fault.KindOf(err)
 	p := client.Problem{
 		Type: client.ProblemType + kind.String(), Status: statuses(kind), Title: strings.ReplaceAll(kind.String(), "_", " "),
-		Code: fault.CodeOf(err), Instance: r.URL.Path,
+		Code: fault.CodeOf(err), Instance: r.URL.EscapedPath(),
 	}
 	if e, ok := errors.AsType[*fault.Error](err); ok && kind != fault.Internal {
 		p.Detail, p.Fix = e.Msg, e.Fix

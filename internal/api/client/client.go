@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -210,6 +211,9 @@ func (c *Client) build(ctx context.Context, r request, access string) (*http.Req
 func (c *Client) unreachable(err error) error { return unreachable(c.base, err) }
 
 func unreachable(at string, err error) error {
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		return e // it says better what is wrong
+	}
 	return fault.New(fault.Unavailable, "client", "chaperone_unreachable", "cannot reach Chaperone at %s", at).
 		WithFix("check that chaperone up or chaperone serve runs there").WithCause(err)
 }
