@@ -38,7 +38,7 @@ type Config struct {
 	AllowedHosts []string
 	// AllowedOrigins are the Origin headers that are answered; a request without one always is [the origin of PublicURL].
 	AllowedOrigins []string
-	SessionKey     []byte        // at least 32 bytes; sessions are sealed with a key made from it
+	SessionKey     []byte        // at least 32 bytes; sessions are sealed with a key made from it [random: sessions end with the process]
 	Body           int           // bytes of a request body [4 MiB]
 	Depth          int           // nesting of a request body [64]
 	Wait           time.Duration // how long a call may wait for an approval on its socket [55 s; negative = not at all]

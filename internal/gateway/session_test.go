@@ -42,6 +42,18 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+func TestSessionsWithoutAKey(t *testing.T) {
+	run := id.NewRun(time.Now())
+	a, b := newSessions(nil), newSessions(nil)
+	name := a.seal("up", "office", run)
+	if _, _, ok := a.open(name, "office"); !ok {
+		t.Error("not opened")
+	}
+	if _, _, ok := b.open(name, "office"); ok {
+		t.Error("two doors without a key share one")
+	}
+}
+
 func TestSessionsProperty(t *testing.T) {
 	s := newSessions([]byte("0123456789abcdef0123456789abcdef"))
 	now := time.Now()
