@@ -3,6 +3,7 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,11 +22,10 @@ type denial struct {
 	Decision string `json:"decision"`
 	Rule     string `json:"rule"`
 	Reason   string `json:"reason"`
-	Approval string `json:"approval"`
 }
 
 func (r reply) denial() (denial, error) {
-	b, err := json.Marshal(r.Meta["chaperone/denial"])
+	b, err := json.Marshal(r.Meta["chaperone/outcome"])
 	if err != nil {
 		return denial{}, err
 	}
@@ -65,12 +65,12 @@ func (s *story) permitted(ctx context.Context) error {
 	if got.Failure != "" || got.IsError {
 		return fail("the read was not permitted: %s%s", got.Failure, got.Text)
 	}
-	rec, err := s.last(ctx, "call.outcome", "file_read")
+	rec, err := s.last(ctx, "call.decided", "file_read")
 	if err != nil {
 		return err
 	}
 	s.p.yes("file_read %s came back: %s", quoted(args), firstLine(got))
-	s.p.note("record %d (%s) holds the outcome; it was durable before the answer was released", rec.Position, rec.ID)
+	s.p.note("record %d (%s) holds the decision and the outcome; it was durable before the answer was released", rec.Position, rec.ID)
 	where, n, err := searchAgent(s.agent.Cmd.Process.Pid, filepath.Join(s.Dir, "agent"), s.Secret)
 	switch {
 	case err != nil:
@@ -146,7 +146,11 @@ func (s *story) approved(ctx context.Context) error {
 		return fail("olaf, who opened the run, was not refused as requester: %v", err)
 	}
 	s.p.no("olaf opened the run, so he may not approve it: approval_excluded_requester")
-	s.p.note("ada sees exactly what will run: %s/%s %s", a.Call.Server, a.Call.Tool, a.Call.Arguments)
+	var payload bytes.Buffer
+	if err := json.Compact(&payload, a.Call.Arguments); err != nil {
+		return err
+	}
+	s.p.note("ada sees exactly what will run: %s/%s %s", a.Call.Server, a.Call.Tool, payload.String())
 	if s.o.Interactive {
 		s.p.wait("your turn; in a second terminal:\n")
 		fmt.Fprintf(s.p.w, "     export XDG_CONFIG_HOME=%s\n     %s approval show %s --profile ada\n     %s approval approve %s --profile ada\n\n",
@@ -271,6 +275,9 @@ func (s *story) ended(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
+	req.Header.Set("MCP-Protocol-Version", "2025-11-25")
 	req.Header.Set("Authorization", "Bearer "+s.Secret)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 )
 
@@ -72,7 +73,7 @@ func carryOut(ctx context.Context, session *mcp.ClientSession, o order) reply {
 		var r reply
 		for tool, err := range session.Tools(ctx, nil) {
 			if err != nil {
-				return reply{Failure: err.Error()}
+				return reply{Failure: words(err)}
 			}
 			r.Tools = append(r.Tools, tool.Name)
 		}
@@ -80,7 +81,7 @@ func carryOut(ctx context.Context, session *mcp.ClientSession, o order) reply {
 	case "call":
 		res, err := session.CallTool(ctx, &mcp.CallToolParams{Name: o.Tool, Arguments: o.Args})
 		if err != nil {
-			return reply{Failure: err.Error()}
+			return reply{Failure: words(err)}
 		}
 		r := reply{IsError: res.IsError, Meta: res.Meta}
 		var text strings.Builder
@@ -100,4 +101,13 @@ func carryOut(ctx context.Context, session *mcp.ClientSession, o order) reply {
 		return r
 	}
 	return reply{Failure: fmt.Sprintf("unknown order %q", o.Op)}
+}
+
+// words are the message of a protocol error and, behind it, the data that the gateway gave with it.
+func words(err error) string {
+	e, ok := errors.AsType[*jsonrpc.Error](err)
+	if !ok || len(e.Data) == 0 {
+		return err.Error()
+	}
+	return e.Message + " " + string(e.Data)
 }

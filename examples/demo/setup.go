@@ -55,14 +55,14 @@ func (s *story) setUp(ctx context.Context) error {
 	return s.Clerk(ctx)
 }
 
-// People signs in the first operator as nora's profile and adds olaf and ada.
+// People signs in the first operator, who adds nora, olaf and ada; each binds a key of their own.
 func (s *Stage) People(ctx context.Context, up Started) error {
-	if err := s.Do(ctx, "nora", "", nil, "login", "--code", up.LoginCode); err != nil {
+	if err := s.Do(ctx, "operator", "", nil, "login", "--code", up.LoginCode); err != nil {
 		return err
 	}
-	for _, p := range []struct{ name, roles string }{{"olaf", "operator,approver"}, {"ada", "approver,auditor"}} {
+	for _, p := range []struct{ name, roles string }{{"nora", "operator"}, {"olaf", "operator,approver"}, {"ada", "approver,auditor"}} {
 		var made struct{ Code string }
-		if err := s.Do(ctx, "nora", "", &made, "person", "add", p.name, "--role", p.roles); err != nil {
+		if err := s.Do(ctx, "operator", "", &made, "person", "add", p.name, "--role", p.roles); err != nil {
 			return err
 		}
 		if err := s.Do(ctx, p.name, "", nil, "login", "--code", made.Code); err != nil {

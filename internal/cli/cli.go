@@ -138,8 +138,12 @@ func (c *cli) explain(err error) int {
 			msg = e.Error()
 		}
 	} else {
-		// cobra's own errors: unknown commands, wrong numbers of arguments
-		kind, code, msg, fix = fault.Invalid, "usage", err.Error(), "see `chaperone --help`"
+		msg, code = err.Error(), "failed"
+		for _, own := range []string{"unknown command", "unknown flag", "accepts ", "requires ", "required flag"} {
+			if strings.HasPrefix(msg, own) { // the command line parser's own words
+				kind, code, fix = fault.Invalid, "usage", "see `chaperone --help`"
+			}
+		}
 	}
 	switch {
 	case code == "usage":
