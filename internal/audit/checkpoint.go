@@ -186,8 +186,8 @@ func tilePath(level int, n int64, width int) string {
 // maxLevel is the highest level of a tile in a tree of less than 2^63 records.
 const maxLevel = 7
 
-// parseTilePath reads what TilePath and EntriesPath write, and nothing else.
-func parseTilePath(path string) (level int, n int64, width int, ok bool) {
+// ParseTilePath reads what TilePath and EntriesPath write, and nothing else; level -1 are the entry bundles.
+func ParseTilePath(path string) (level int, n int64, width int, ok bool) {
 	rest, ok := strings.CutPrefix(path, "tile/")
 	if !ok || len(path) > 100 {
 		return 0, 0, 0, false

@@ -129,7 +129,7 @@ func (v *verifier) inventory() error {
 		case CheckpointFile, RecordsFile, KeyFile, ReadmeFile:
 			return nil
 		}
-		level, n, width, ok := parseTilePath(path)
+		level, n, width, ok := ParseTilePath(path)
 		if !ok || width != widthAt(v.Size, level, n) {
 			v.find(Finding{Kind: FoundExtra, Position: -1, File: path, Says: "the file does not belong to a log of this size"})
 			return nil
