@@ -363,6 +363,25 @@ func (h *house) want(a answer, v enforce.Verdict, code string) {
 	}
 }
 
+// wantRule asserts that a rule of the policies, by its id, has denied the call.
+func (h *house) wantRule(a answer, rule string) {
+	h.t.Helper()
+	if a.Verdict != enforce.Denied || a.Code != "denied" || a.Rule != rule {
+		h.t.Fatalf("verdict %s, code %q, rule %q, error %v; want denied by the rule %q", a.Verdict, a.Code, a.Rule, a.err, rule)
+	}
+	h.want(a, enforce.Denied, "denied")
+}
+
+// wantHidden asserts that a call got the one answer of what may not be seen, and that its true reason is on the record.
+func (h *house) wantHidden(a answer, code string) {
+	h.t.Helper()
+	if a.Verdict != enforce.Denied || a.Code != enforce.CodeNotListed {
+		h.t.Fatalf("verdict %s, code %q, error %v; want denied, %q, for the reason %q", a.Verdict, a.Code, a.err, enforce.CodeNotListed, code)
+	}
+	h.want(a, enforce.Denied, enforce.CodeNotListed)
+	h.recorded(a.Run, audit.CallRefused, code)
+}
+
 // row is an event of a call, read back from its leaf.
 type row struct {
 	audit.View

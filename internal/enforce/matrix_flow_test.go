@@ -35,10 +35,7 @@ func TestMatrix_UntrustedSink(t *testing.T) {
 		t.Errorf("%+v", a.Outcome)
 	}
 	b := h.call("pay", `{"iban":"GB82 WEST 1234 5698 7654 32","amount":5}`)
-	h.want(b, enforce.Denied, "denied")
-	if b.Rule != "untrusted-sink" {
-		t.Errorf("%+v", b.Outcome)
-	}
+	h.wantRule(b, "untrusted-sink")
 	if got := h.recorded(h.run.ID, audit.CallRefused, "denied"); got.Data.Outcome != audit.OutcomeDenied || len(got.Parts) != 2 {
 		t.Errorf("%+v", got)
 	}
@@ -50,10 +47,7 @@ func TestMatrix_PurposeStatedByTheAgentsOwnKey(t *testing.T) {
 	own := h.open(ownKey, purpose)
 	h.want(h.call("read_mail", `{}`, in(own)), enforce.Released, "")
 	a := h.call("send_mail", mailBob, in(own)) // the agent itself stated bob
-	h.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h.wantRule(a, "untrusted-sink")
 	clean := newHouse(t)
 	own = clean.open(ownKey, purpose, func(o *run.Order) {
 		o.Plan = []run.PlanStep{{Tool: "office/send_mail", Sinks: map[string][]string{"to": {"bob@example.org"}}}}
@@ -68,20 +62,14 @@ func TestMatrix_NewRunAfterPoison(t *testing.T) {
 	h.want(h.call("read_mail", `{}`, in(first)), enforce.Released, "")
 	second := h.open(ownKey, purpose)
 	a := h.call("send_mail", mailBob, in(second))
-	h.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h.wantRule(a, "untrusted-sink")
 	// A run that the agent's key had opened before the poison is not clean either.
 	h2 := newHouse(t)
 	early := h2.open(ownKey, purpose)
 	late := h2.open(ownKey, purpose)
 	h2.want(h2.call("read_mail", `{}`, in(late)), enforce.Released, "")
 	a = h2.call("send_mail", mailBob, in(early))
-	h2.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h2.wantRule(a, "untrusted-sink")
 	// A person's run starts clean, and clears.
 	fresh := h.open(run.Opener{Kind: run.ByPerson, Name: "ada", JKT: "k"}, purpose)
 	h.want(h.call("send_mail", mailBob, in(fresh)), enforce.Released, "")
@@ -92,10 +80,7 @@ func TestMatrix_ChildOfAPoisonedRun(t *testing.T) {
 	child := h.open(ownKey, "", func(o *run.Order) { o.Parent = &h.run })
 	h.want(h.call("read_mail", `{}`), enforce.Released, "") // the parent reads after the child was opened
 	a := h.call("send_mail", mailBob, in(child))
-	h.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h.wantRule(a, "untrusted-sink")
 	// And the other way: what a child in the same hands reads is known to the parent.
 	h2 := newHouse(t)
 	child = h2.open(ownKey, "", func(o *run.Order) { o.Parent = &h2.run })
