@@ -65,7 +65,7 @@ var passports = map[string][]string{
 	"github.com/modelcontextprotocol/go-sdk":   {"gateway", "connect", "examples"},
 	"modernc.org/sqlite":                       {"store/sql"},
 	"github.com/transparency-dev/tessera":      {"ledger"},
-	"k8s.io/klog/v2":                           {"ledger"}, // the log library writes with it; ledger hands its lines to ours
+	"k8s.io/klog/v2":                           {"ledger"},                     // the log library writes with it; ledger hands its lines to ours
 	"golang.org/x/mod":                         {"audit", "ledger", "keyring"}, // keyring hands out the signer of signed notes
 	"github.com/go-jose/go-jose/v4":            {"identity", "issuer", "connect"},
 	"github.com/santhosh-tekuri/jsonschema/v6": {"catalog"},
