@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package store is the contract between the roads and the database: View and Update, and a transaction with one accessor a
-// room. It decides nothing; internal/store/sql implements it for both dialects and internal/store/storetest is the suite
-// that every implementation passes.
+// room. It decides what a transaction promises, and never how it is kept: internal/store/sql implements it, and
+// internal/store/storetest is the suite that every implementation passes.
 package store
 
 import (
