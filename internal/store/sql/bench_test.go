@@ -13,6 +13,7 @@ import (
 
 	"chaperone/internal/audit"
 	"chaperone/internal/id"
+	"chaperone/internal/run"
 	"chaperone/internal/store"
 )
 
@@ -32,10 +33,10 @@ func open(t testing.TB) *DB {
 }
 
 // event is a typical one: a leaf of 400 bytes about a call in a run.
-func event(agent id.Agent, run id.Run) audit.Sealed {
+func event(agent id.Agent, inRun id.Run) audit.Sealed {
 	now := time.Now()
 	return audit.Sealed{
-		Event: audit.Event{ID: id.NewEvent(now), Stream: audit.Agents, Type: "call.decided", At: now, Agent: agent, Run: run, Decision: id.NewDecision(now)},
+		Event: audit.Event{ID: id.NewEvent(now), Stream: audit.Agents, Type: "call.decided", At: now, Agent: agent, Run: inRun, Decision: id.NewDecision(now)},
 		Leaf:  bytes.Repeat([]byte("x"), 400),
 	}
 }
@@ -48,7 +49,7 @@ func BenchmarkUpdate64(b *testing.B) { benchmarkUpdate(b, 64) }
 
 func benchmarkUpdate(b *testing.B, writers int) {
 	db := open(b)
-	agent, run := id.NewAgent(time.Now()), id.NewRun(time.Now())
+	agent, inRun := id.NewAgent(time.Now()), id.NewRun(time.Now())
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	b.ResetTimer()
@@ -56,7 +57,7 @@ func benchmarkUpdate(b *testing.B, writers int) {
 	for range writers {
 		wg.Go(func() {
 			for left.Add(-1) >= 0 {
-				e := event(agent, run)
+				e := event(agent, inRun)
 				if err := db.Update(context.Background(), func(t store.Tx) error { return t.Events().Append(e) }); err != nil {
 					b.Error(err)
 					return
@@ -67,4 +68,20 @@ func benchmarkUpdate(b *testing.B, writers int) {
 	wg.Wait()
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+}
+
+// One view that reads a run, as step 3 of the road does.
+func BenchmarkView(b *testing.B) {
+	db := open(b)
+	r := run.Run{ID: id.NewRun(time.Now()), State: run.Active, Purpose: "answer the mail", OpenedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)}
+	if err := db.Update(context.Background(), func(t store.Tx) error { return t.Runs().Insert(r) }); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour) // as a request has one
+	defer cancel()
+	for b.Loop() {
+		if err := db.View(ctx, func(t store.Tx) error { _, err := t.Runs().Run(r.ID); return err }); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

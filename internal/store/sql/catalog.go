@@ -27,10 +27,10 @@ var (
 	secretTable = table[secret.Sealed]{noun: "secret", name: "secrets"}
 )
 
-type bundles struct{ *tx }
+type bundles struct{ *transaction }
 
 func (s bundles) Active() (policy.Bundle, error) {
-	return bundleTable.get(s.tx, "ORDER BY version DESC LIMIT 1")
+	return bundleTable.get(s.transaction, "ORDER BY version DESC LIMIT 1")
 }
 
 func (s bundles) Insert(b policy.Bundle) error {
@@ -48,16 +48,16 @@ func (s bundles) Insert(b policy.Bundle) error {
 }
 
 func (s bundles) Version(v int64) (policy.Bundle, error) {
-	return bundleTable.get(s.tx, "WHERE version = $1", v)
+	return bundleTable.get(s.transaction, "WHERE version = $1", v)
 }
 
 func (s bundles) Bundles() iter.Seq2[policy.Bundle, error] {
-	return bundleTable.list(s.tx, "ORDER BY version")
+	return bundleTable.list(s.transaction, "ORDER BY version")
 }
 
 const catalogVersion = "catalog.version"
 
-type catalogue struct{ *tx }
+type catalogue struct{ *transaction }
 
 func (s catalogue) Version() (int64, error) {
 	return s.counter("sqlstore.Catalog.Version", catalogVersion)
@@ -82,7 +82,7 @@ func (s catalogue) PutServer(v catalog.Server) error {
 }
 
 func (s catalogue) Servers() iter.Seq2[catalog.Server, error] {
-	return serverTable.list(s.tx, "ORDER BY name")
+	return serverTable.list(s.transaction, "ORDER BY name")
 }
 
 func (s catalogue) PutEntry(v catalog.Entry) error {
@@ -99,10 +99,10 @@ func (s catalogue) PutEntry(v catalog.Entry) error {
 }
 
 func (s catalogue) Entries() iter.Seq2[catalog.Entry, error] {
-	return entryTable.list(s.tx, "ORDER BY server, kind, name")
+	return entryTable.list(s.transaction, "ORDER BY server, kind, name")
 }
 
-type pins struct{ *tx }
+type pins struct{ *transaction }
 
 func (s pins) Put(v catalog.Pin) error {
 	const op = "sqlstore.Pins.Put"
@@ -121,7 +121,7 @@ func (s pins) Put(v catalog.Pin) error {
 }
 
 func (s pins) Pins() iter.Seq2[catalog.Pin, error] {
-	return pinTable.list(s.tx, "ORDER BY server, kind, name")
+	return pinTable.list(s.transaction, "ORDER BY server, kind, name")
 }
 
 func (s pins) Delete(server string, kind catalog.ItemKind, name string) error {
@@ -149,13 +149,13 @@ func (s pins) AddAuthor(v catalog.Authorship) error {
 
 // Authors implements catalog.Pins, oldest first: changes of the named thing and of the server it stands on, made at since or later.
 func (s pins) Authors(server, name string, since time.Time) iter.Seq2[catalog.Authorship, error] {
-	return authorTable.list(s.tx, "WHERE server = $1 AND (name = $2 OR kind = 'server') AND at >= $3 ORDER BY seq", server, name, micros(since))
+	return authorTable.list(s.transaction, "WHERE server = $1 AND (name = $2 OR kind = 'server') AND at >= $3 ORDER BY seq", server, name, micros(since))
 }
 
-type secrets struct{ *tx }
+type secrets struct{ *transaction }
 
 func (s secrets) Secret(server string) (secret.Sealed, error) {
-	return secretTable.get(s.tx, "WHERE server = $1", server)
+	return secretTable.get(s.transaction, "WHERE server = $1", server)
 }
 
 func (s secrets) Put(v secret.Sealed) error {
@@ -177,5 +177,5 @@ func (s secrets) Delete(server string) error {
 }
 
 func (s secrets) Secrets() iter.Seq2[secret.Sealed, error] {
-	return secretTable.list(s.tx, "ORDER BY server")
+	return secretTable.list(s.transaction, "ORDER BY server")
 }

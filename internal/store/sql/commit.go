@@ -17,10 +17,10 @@ import (
 
 // call is one caller of Update on its way through a group.
 type call struct {
-	taken  atomic.Bool // by the committer, or by the caller who gives up: the first wins
-	turn   chan *tx    // the caller may run its function now
-	ran    chan error  // what the function returned
-	result chan error  // what Update returns; sent after the commit
+	taken  atomic.Bool       // by the committer, or by the caller who gives up: the first wins
+	turn   chan *transaction // the caller may run its function now
+	ran    chan error        // what the function returned
+	result chan error        // what Update returns; sent after the commit
 }
 
 // Update implements store.Store. fn runs on the caller's goroutine when its turn comes, so it may not call Update itself. A ctx
@@ -31,7 +31,7 @@ func (db *DB) Update(ctx context.Context, fn func(store.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return db.dialect.fail(op, err)
 	}
-	c := &call{turn: make(chan *tx, 1), ran: make(chan error, 1), result: make(chan error, 1)}
+	c := &call{turn: make(chan *transaction, 1), ran: make(chan error, 1), result: make(chan error, 1)}
 	if !db.queue.push(c) {
 		return closedFault(op)
 	}
@@ -55,7 +55,7 @@ func (db *DB) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 // run calls fn and tells the committer what came of it, even when fn ends the goroutine.
-func (c *call) run(op string, t *tx, fn func(store.Tx) error) {
+func (c *call) run(op string, t *transaction, fn func(store.Tx) error) {
 	err := error(fault.New(fault.Internal, op, "fn_ended", "the function ended its goroutine"))
 	defer func() {
 		t.end()
@@ -65,7 +65,7 @@ func (c *call) run(op string, t *tx, fn func(store.Tx) error) {
 }
 
 // protect turns a panic of fn into an Internal error.
-func protect(op string, t *tx, fn func(store.Tx) error) (err error) {
+func protect(op string, t *transaction, fn func(store.Tx) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fault.New(fault.Internal, op, "fn_panicked", "internal error").WithCause(fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
@@ -114,7 +114,7 @@ func (db *DB) commit(first *call) {
 		}
 		return
 	}
-	end := time.Now().Add(groupTime)
+	end := time.Now().Add(db.groupTime)
 	for c := first; c != nil; {
 		g.members = append(g.members, member{c, db.turn(ctx, g, c)})
 		if c = nil; g.broken == nil && len(g.members) < groupCallers && time.Now().Before(end) {
@@ -162,13 +162,12 @@ func (db *DB) begin(ctx context.Context, g *group) error {
 // turn lets one caller run its function and keeps or undoes what it did. The error is the caller's.
 func (db *DB) turn(ctx context.Context, g *group, c *call) error {
 	const op = "sqlstore.Update"
-	t := &tx{d: db.dialect, c: db.writer, ctx: ctx, g: g}
+	t := &transaction{d: db.dialect, c: db.writer, ctx: ctx, g: g}
 	c.turn <- t
 	err := <-c.ran
 	if g.broken != nil {
 		return err
 	}
-	next, last := g.next, g.last
 	if err == nil {
 		err = t.seal()
 	}
@@ -176,7 +175,6 @@ func (db *DB) turn(ctx context.Context, g *group, c *call) error {
 		return err
 	}
 	if err != nil {
-		g.next, g.last = next, last
 		if _, undo := db.writer.exec(ctx, "ROLLBACK TO SAVEPOINT caller"); undo != nil {
 			g.broken = undo
 			return err

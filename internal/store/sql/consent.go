@@ -29,10 +29,10 @@ var (
 	}}
 )
 
-type grants struct{ *tx }
+type grants struct{ *transaction }
 
 func (s grants) Grant(key id.Grant) (grant.Grant, error) {
-	return grantTable.get(s.tx, "WHERE id = $1", key.String())
+	return grantTable.get(s.transaction, "WHERE id = $1", key.String())
 }
 
 func (s grants) Insert(v grant.Grant) error {
@@ -71,7 +71,7 @@ func (s grants) Grants(f grant.Filter) iter.Seq2[grant.Grant, error] {
 	w.eq("state", string(f.State))
 	w.eq("call_digest", f.CallDigest)
 	tail, args := w.newest(f.Limit)
-	return grantTable.list(s.tx, tail, args...)
+	return grantTable.list(s.transaction, tail, args...)
 }
 
 func (s grants) EndRun(r id.Run, at time.Time, reason string) (int, error) {
@@ -80,10 +80,10 @@ func (s grants) EndRun(r id.Run, at time.Time, reason string) (int, error) {
 	return int(n), err
 }
 
-type approvals struct{ *tx }
+type approvals struct{ *transaction }
 
 func (s approvals) Approval(key id.Approval) (approval.Approval, error) {
-	return approvalTable.get(s.tx, "WHERE id = $1", key.String())
+	return approvalTable.get(s.transaction, "WHERE id = $1", key.String())
 }
 
 func (s approvals) Insert(v approval.Approval) error {
@@ -119,5 +119,5 @@ func (s approvals) Approvals(f approval.Filter) iter.Seq2[approval.Approval, err
 	w.eq("run", f.Run.String())
 	w.eq("call_digest", f.CallDigest)
 	tail, args := w.newest(f.Limit)
-	return approvalTable.list(s.tx, tail, args...)
+	return approvalTable.list(s.transaction, tail, args...)
 }

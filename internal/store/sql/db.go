@@ -44,7 +44,8 @@ type DB struct {
 	committed chan struct{}
 	closed    bool
 
-	failCommit func() error // tests only: a commit that fails
+	groupTime  time.Duration // a constant but in tests
+	failCommit func() error  // tests only: a commit that fails
 }
 
 var _ store.Store = (*DB)(nil)
@@ -70,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	db := &DB{
 		dialect: d, trace: cfg.Trace, readers: newPool(reading, cfg.Readers), queue: newQueue(),
-		drained: make(chan struct{}), committed: make(chan struct{}),
+		drained: make(chan struct{}), committed: make(chan struct{}), groupTime: groupTime,
 	}
 	if db.writer, err = newConn(ctx, writing); err == nil {
 		if err = d.check(ctx, db.writer); err == nil {
@@ -147,7 +148,7 @@ func (db *DB) View(ctx context.Context, fn func(store.Tx) error) error {
 		_, err := c.exec(context.WithoutCancel(ctx), "ROLLBACK")
 		healthy = err == nil
 	}()
-	t := &tx{d: db.dialect, c: c, ctx: ctx}
+	t := &transaction{d: db.dialect, c: c, ctx: ctx}
 	defer t.end()
 	return protect(op, t, fn)
 }

@@ -25,10 +25,10 @@ var (
 	instanceTable = table[identity.Instance]{noun: "instance", name: "instances", more: ", carried, carried_version", read: readInstance}
 )
 
-type registry struct{ *tx }
+type registry struct{ *transaction }
 
 func (s registry) Type(name string) (identity.Type, error) {
-	return typeTable.get(s.tx, "WHERE name = $1", name)
+	return typeTable.get(s.transaction, "WHERE name = $1", name)
 }
 
 func (s registry) PutType(v identity.Type) error {
@@ -42,19 +42,19 @@ func (s registry) PutType(v identity.Type) error {
 }
 
 func (s registry) Types() iter.Seq2[identity.Type, error] {
-	return typeTable.list(s.tx, "ORDER BY name")
+	return typeTable.list(s.transaction, "ORDER BY name")
 }
 
 func (s registry) Agent(nameOrID string) (identity.Agent, error) {
-	return agentTable.get(s.tx, byNameOrID("agt_", nameOrID), nameOrID)
+	return agentTable.get(s.transaction, byNameOrID("agt_", nameOrID), nameOrID)
 }
 
 func (s registry) PutAgent(a identity.Agent) error {
-	return putVersioned(s.tx, "agents", "agent", a.ID.String(), a.Name, a.Version, a)
+	return putVersioned(s.transaction, "agents", "agent", a.ID.String(), a.Name, a.Version, a)
 }
 
 func (s registry) Agents() iter.Seq2[identity.Agent, error] {
-	return agentTable.list(s.tx, "ORDER BY name")
+	return agentTable.list(s.transaction, "ORDER BY name")
 }
 
 // byNameOrID tells an identifier by its prefix: names have no underscore.
@@ -67,20 +67,17 @@ func byNameOrID(prefix, nameOrID string) string {
 
 // putVersioned inserts v, or replaces it if version is the stored one, and then moves the version. A name is used once, by one
 // identifier, for good: Exists "name_taken" for another's, Invalid "name_fixed" for a new name on an old identifier.
-func putVersioned(t *tx, tableName, noun, key, name string, version int64, v any) error {
+func putVersioned(t *transaction, tableName, noun, key, name string, version int64, v any) error {
 	op := "sqlstore.put_" + noun
 	text, err := encode(op, v)
 	if err != nil {
 		return err
 	}
-	var stored struct {
-		name    string
-		version int64
-	}
+	var stored string
 	found := false
-	err = t.query(op, "SELECT name, version FROM "+tableName+" WHERE id = $1", func(r *sql.Rows) error {
+	err = t.query(op, "SELECT name FROM "+tableName+" WHERE id = $1", func(r *sql.Rows) error {
 		found = true
-		return r.Scan(&stored.name, &stored.version)
+		return r.Scan(&stored)
 	}, key)
 	switch {
 	case err != nil:
@@ -91,10 +88,8 @@ func putVersioned(t *tx, tableName, noun, key, name string, version int64, v any
 			err = fault.New(fault.Exists, op, "name_taken", "the name %q is, or was, another %s's", name, noun).WithFix("choose a name that was never used")
 		}
 		return err
-	case stored.name != name:
-		return fault.New(fault.Invalid, op, "name_fixed", "the %s %q cannot be renamed", noun, stored.name).WithFix("register a new %s under the new name", noun)
-	case stored.version != version:
-		return moved(op, noun)
+	case stored != name:
+		return fault.New(fault.Invalid, op, "name_fixed", "the %s %q cannot be renamed", noun, stored).WithFix("register a new %s under the new name", noun)
 	}
 	n, err := t.exec(op, "UPDATE "+tableName+" SET version = version + 1, body = $3 WHERE id = $1 AND version = $2", key, version, text)
 	if err == nil && n == 0 {
@@ -108,7 +103,7 @@ func moved(op, noun string) error {
 	return fault.New(fault.Conflict, op, noun+"_moved", "the %s changed since it was read", noun).WithFix("read it again and repeat the change")
 }
 
-type instances struct{ *tx }
+type instances struct{ *transaction }
 
 func readInstance(r *sql.Rows) (identity.Instance, error) {
 	var carried sql.RawBytes
@@ -123,7 +118,7 @@ func readInstance(r *sql.Rows) (identity.Instance, error) {
 }
 
 func (s instances) Instance(key id.Instance) (identity.Instance, error) {
-	return instanceTable.get(s.tx, "WHERE id = $1", key.String())
+	return instanceTable.get(s.transaction, "WHERE id = $1", key.String())
 }
 
 // PutInstance inserts or replaces. What the stored instance carries is never lost: on replacing, the labels are joined.
@@ -149,7 +144,7 @@ func (s instances) PutInstance(v identity.Instance) error {
 }
 
 func (s instances) ByAgent(agent id.Agent) iter.Seq2[identity.Instance, error] {
-	return instanceTable.list(s.tx, "WHERE agent = $1 ORDER BY seq", agent.String())
+	return instanceTable.list(s.transaction, "WHERE agent = $1 ORDER BY seq", agent.String())
 }
 
 func (s instances) JoinCarried(key id.Instance, l label.Label) error {
@@ -170,7 +165,7 @@ func (s instances) JoinCarried(key id.Instance, l label.Label) error {
 	return err
 }
 
-type once struct{ *tx }
+type once struct{ *transaction }
 
 // Spend implements identity.Once. There is no clock here: a key stays spent until Sweep finds it past its until.
 func (s once) Spend(key string, until time.Time) error {
@@ -183,11 +178,11 @@ func (s once) Spend(key string, until time.Time) error {
 }
 
 func (s once) PutJoinCode(v identity.JoinCode) error {
-	return putCode(s.tx, "join_codes", "join_code", v.Hash, v.ExpiresAt, v)
+	return putCode(s.transaction, "join_codes", "join_code", v.Hash, v.ExpiresAt, v)
 }
 
 func (s once) TakeJoinCode(hash string, now time.Time) (identity.JoinCode, error) {
-	return takeCode[identity.JoinCode](s.tx, "join_codes", "join_code", hash, now)
+	return takeCode[identity.JoinCode](s.transaction, "join_codes", "join_code", hash, now)
 }
 
 // Sweep forgets what has passed: spent keys, codes of both kinds, and notices.
@@ -206,7 +201,7 @@ func (s once) Sweep(now time.Time) error {
 	return nil
 }
 
-func putCode(t *tx, tableName, noun, hash string, expires time.Time, v any) error {
+func putCode(t *transaction, tableName, noun, hash string, expires time.Time, v any) error {
 	op := "sqlstore.put_" + noun
 	text, err := encode(op, v)
 	if err != nil {
@@ -216,7 +211,7 @@ func putCode(t *tx, tableName, noun, hash string, expires time.Time, v any) erro
 }
 
 // takeCode removes and returns a code that is not past its end.
-func takeCode[T any](t *tx, tableName, noun, hash string, now time.Time) (out T, err error) {
+func takeCode[T any](t *transaction, tableName, noun, hash string, now time.Time) (out T, err error) {
 	op := "sqlstore.take_" + noun
 	found := false
 	err = t.returning(op, "DELETE FROM "+tableName+" WHERE hash = $1 AND expires_at > $2 RETURNING body", func(r *sql.Rows) (err error) {

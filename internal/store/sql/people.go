@@ -17,24 +17,24 @@ var personTable = table[people.Person]{noun: "person", name: "people", more: ", 
 	return p, err
 }}
 
-type persons struct{ *tx }
+type persons struct{ *transaction }
 
 func (s persons) Person(nameOrID string) (people.Person, error) {
-	return personTable.get(s.tx, byNameOrID("per_", nameOrID), nameOrID)
+	return personTable.get(s.transaction, byNameOrID("per_", nameOrID), nameOrID)
 }
 
 func (s persons) PutPerson(p people.Person) error {
-	return putVersioned(s.tx, "people", "person", p.ID.String(), p.Name, p.Version, p)
+	return putVersioned(s.transaction, "people", "person", p.ID.String(), p.Name, p.Version, p)
 }
 
 func (s persons) People() iter.Seq2[people.Person, error] {
-	return personTable.list(s.tx, "ORDER BY name")
+	return personTable.list(s.transaction, "ORDER BY name")
 }
 
 func (s persons) PutCode(v people.LoginCode) error {
-	return putCode(s.tx, "login_codes", "login_code", v.Hash, v.ExpiresAt, v)
+	return putCode(s.transaction, "login_codes", "login_code", v.Hash, v.ExpiresAt, v)
 }
 
 func (s persons) TakeCode(hash string, now time.Time) (people.LoginCode, error) {
-	return takeCode[people.LoginCode](s.tx, "login_codes", "login_code", hash, now)
+	return takeCode[people.LoginCode](s.transaction, "login_codes", "login_code", hash, now)
 }

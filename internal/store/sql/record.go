@@ -22,7 +22,7 @@ type staged struct {
 	skip  int64 // the position to go to; 0 = an event
 }
 
-type events struct{ *tx }
+type events struct{ *transaction }
 
 var _ audit.Skipper = events{}
 
@@ -65,7 +65,7 @@ func (s events) Skip(to int64) error {
 }
 
 // seal writes the staged events at the next positions, in order. The committer calls it when the function has succeeded.
-func (t *tx) seal() error {
+func (t *transaction) seal() error {
 	const op = "sqlstore.Append"
 	// Without a savepoint an event on its own is one statement, which leaves nothing behind when it fails.
 	alone := len(t.staged) == 1 && len(t.staged[0].event.Parts) == 0
@@ -191,7 +191,8 @@ type eventRow struct {
 	parts int
 }
 
-func (s events) page(op string, f audit.Filter, after, before int64, limit int) ([]eventRow, error) {
+// eventQuery selects one page, from just after one position (oldest first) or from just before another (newest first; -1 = the end).
+func eventQuery(f audit.Filter, after, before int64, limit int) (text string, args []any) {
 	var w where
 	w.add("position > ", after)
 	if before >= 0 {
@@ -210,8 +211,12 @@ func (s events) page(op string, f audit.Filter, after, before int64, limit int) 
 		order += " DESC"
 	}
 	w.args = append(w.args, limit)
-	var rows []eventRow
-	err := s.query(op, "SELECT position, id, leaf, parts FROM events "+w.String()+order+" LIMIT $"+strconv.Itoa(len(w.args)), func(r *sql.Rows) error {
+	return "SELECT position, id, leaf, parts FROM events " + w.String() + order + " LIMIT $" + strconv.Itoa(len(w.args)), w.args
+}
+
+func (s events) page(op string, f audit.Filter, after, before int64, limit int) (rows []eventRow, err error) {
+	text, args := eventQuery(f, after, before, limit)
+	err = s.query(op, text, func(r *sql.Rows) error {
 		var row eventRow
 		var key string
 		var leaf []byte
@@ -219,9 +224,12 @@ func (s events) page(op string, f audit.Filter, after, before int64, limit int) 
 			return err
 		}
 		row.Leaf = leaf
+		if err := row.ID.UnmarshalText([]byte(key)); err != nil {
+			return err
+		}
 		rows = append(rows, row)
-		return rows[len(rows)-1].ID.UnmarshalText([]byte(key))
-	}, w.args...)
+		return nil
+	}, args...)
 	return rows, err
 }
 
@@ -239,7 +247,7 @@ func (s events) parts(op string, position int64) (out []audit.Part, err error) {
 
 const epoch = "revocation.epoch"
 
-type notices struct{ *tx }
+type notices struct{ *transaction }
 
 // Put implements revocation.Store: one notice a subject, the newest. A final stop stays: a second stop leaves it as it is, and lifting
 // it is Conflict, "stop_final". A notice whose Position is 0 gets that of the last event of its transaction.
@@ -289,7 +297,7 @@ func (s notices) Live(now time.Time) (out []revocation.Notice, err error) {
 	return out, err
 }
 
-type meta struct{ *tx }
+type meta struct{ *transaction }
 
 func (s meta) Get(name string) (value string, err error) {
 	err = s.query("sqlstore.Meta.Get", "SELECT value FROM meta WHERE name = $1", func(r *sql.Rows) error { return r.Scan(&value) }, name)

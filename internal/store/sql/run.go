@@ -45,10 +45,10 @@ func encodeCalls(op string, calls map[string]int64) (string, error) {
 	return encode(op, calls) // keys come out sorted, so equal maps are equal texts
 }
 
-type runs struct{ *tx }
+type runs struct{ *transaction }
 
 func (s runs) Run(key id.Run) (run.Run, error) {
-	return runTable.get(s.tx, "WHERE id = $1", key.String())
+	return runTable.get(s.transaction, "WHERE id = $1", key.String())
 }
 
 func (s runs) Insert(v run.Run) error {
@@ -82,9 +82,6 @@ func (s runs) Update(v run.Run) error {
 	stored, err := s.Run(v.ID)
 	if err != nil {
 		return err
-	}
-	if stored.Version != v.Version {
-		return moved(op, "run")
 	}
 	if !v.Label.Covers(stored.Label) {
 		v.Label = stored.Label.Join(v.Label)
@@ -170,10 +167,10 @@ func (s runs) Runs(f run.Filter) iter.Seq2[run.Run, error] {
 	w.eq("parent", f.Parent.String())
 	w.eq("state", string(f.State))
 	tail, args := w.newest(f.Limit)
-	return runTable.list(s.tx, tail, args...)
+	return runTable.list(s.transaction, tail, args...)
 }
 
-type handles struct{ *tx }
+type handles struct{ *transaction }
 
 func (s handles) Bind(server, kind, value string, owner id.Run) error {
 	_, err := s.exec("sqlstore.Bind", "INSERT INTO handles (server, kind, value, run) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",

@@ -28,8 +28,8 @@ import (
 	"chaperone/internal/store"
 )
 
-// tx is one caller's part of a group (g set), or a view (g nil).
-type tx struct {
+// transaction is one caller's part of a group (g set), or a view (g nil).
+type transaction struct {
 	d     dialect
 	c     *conn
 	ctx   context.Context
@@ -41,27 +41,27 @@ type tx struct {
 	notices [][2]string // kind and id of notices that wait for a position
 }
 
-func (t *tx) Registry() identity.Registry   { return registry{t} }
-func (t *tx) Instances() identity.Instances { return instances{t} }
-func (t *tx) Once() identity.Once           { return once{t} }
-func (t *tx) People() people.Store          { return persons{t} }
-func (t *tx) Runs() run.Store               { return runs{t} }
-func (t *tx) Handles() run.Handles          { return handles{t} }
-func (t *tx) Grants() grant.Store           { return grants{t} }
-func (t *tx) Approvals() approval.Store     { return approvals{t} }
-func (t *tx) Policies() policy.Store        { return bundles{t} }
-func (t *tx) Catalog() catalog.Store        { return catalogue{t} }
-func (t *tx) Pins() catalog.Pins            { return pins{t} }
-func (t *tx) Secrets() secret.Store         { return secrets{t} }
-func (t *tx) Revocations() revocation.Store { return notices{t} }
-func (t *tx) Events() audit.Log             { return events{t} }
-func (t *tx) Meta() store.Meta              { return meta{t} }
+func (t *transaction) Registry() identity.Registry   { return registry{t} }
+func (t *transaction) Instances() identity.Instances { return instances{t} }
+func (t *transaction) Once() identity.Once           { return once{t} }
+func (t *transaction) People() people.Store          { return persons{t} }
+func (t *transaction) Runs() run.Store               { return runs{t} }
+func (t *transaction) Handles() run.Handles          { return handles{t} }
+func (t *transaction) Grants() grant.Store           { return grants{t} }
+func (t *transaction) Approvals() approval.Store     { return approvals{t} }
+func (t *transaction) Policies() policy.Store        { return bundles{t} }
+func (t *transaction) Catalog() catalog.Store        { return catalogue{t} }
+func (t *transaction) Pins() catalog.Pins            { return pins{t} }
+func (t *transaction) Secrets() secret.Store         { return secrets{t} }
+func (t *transaction) Revocations() revocation.Store { return notices{t} }
+func (t *transaction) Events() audit.Log             { return events{t} }
+func (t *transaction) Meta() store.Meta              { return meta{t} }
 
 // end makes every later use fail: a transaction is not to be kept.
-func (t *tx) end() { t.over = true }
+func (t *transaction) end() { t.over = true }
 
 // fail turns a driver's error into a fault and notes a lost transaction.
-func (t *tx) fail(op string, err error) error {
+func (t *transaction) fail(op string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (t *tx) fail(op string, err error) error {
 	return t.d.fail(op, err)
 }
 
-func (t *tx) usable(op string) error {
+func (t *transaction) usable(op string) error {
 	if t.over {
 		return fault.New(fault.Internal, op, "tx_over", "the transaction is over")
 	}
@@ -84,7 +84,7 @@ func (t *tx) usable(op string) error {
 }
 
 // writable opens the caller's savepoint before its first write.
-func (t *tx) writable(op string) error {
+func (t *transaction) writable(op string) error {
 	if err := t.usable(op); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (t *tx) writable(op string) error {
 }
 
 // exec writes and returns how many rows changed.
-func (t *tx) exec(op, text string, args ...any) (int64, error) {
+func (t *transaction) exec(op, text string, args ...any) (int64, error) {
 	if err := t.writable(op); err != nil {
 		return 0, err
 	}
@@ -111,7 +111,7 @@ func (t *tx) exec(op, text string, args ...any) (int64, error) {
 }
 
 // query reads; each is called for every row and its errors pass unchanged.
-func (t *tx) query(op, text string, each func(*sql.Rows) error, args ...any) error {
+func (t *transaction) query(op, text string, each func(*sql.Rows) error, args ...any) error {
 	if err := t.usable(op); err != nil {
 		return err
 	}
@@ -119,14 +119,14 @@ func (t *tx) query(op, text string, each func(*sql.Rows) error, args ...any) err
 }
 
 // returning writes and reads what was written.
-func (t *tx) returning(op, text string, each func(*sql.Rows) error, args ...any) error {
+func (t *transaction) returning(op, text string, each func(*sql.Rows) error, args ...any) error {
 	if err := t.writable(op); err != nil {
 		return err
 	}
 	return t.scan(op, text, each, args...)
 }
 
-func (t *tx) scan(op, text string, each func(*sql.Rows) error, args ...any) error {
+func (t *transaction) scan(op, text string, each func(*sql.Rows) error, args ...any) error {
 	var mine error
 	err := t.c.query(t.ctx, text, func(r *sql.Rows) error {
 		mine = each(r)
@@ -159,7 +159,7 @@ func (tb table[T]) row(r *sql.Rows) (T, error) {
 }
 
 // get returns the one row that matches: NotFound, "no_<noun>", if there is none.
-func (tb table[T]) get(t *tx, tail string, args ...any) (out T, err error) {
+func (tb table[T]) get(t *transaction, tail string, args ...any) (out T, err error) {
 	found := false
 	err = t.query("sqlstore."+tb.noun, tb.selecting(tail), func(r *sql.Rows) (err error) {
 		found = true
@@ -173,7 +173,7 @@ func (tb table[T]) get(t *tx, tail string, args ...any) (out T, err error) {
 }
 
 // list reads the matching rows at once, so that the caller may use the transaction while it ranges.
-func (tb table[T]) list(t *tx, tail string, args ...any) iter.Seq2[T, error] {
+func (tb table[T]) list(t *transaction, tail string, args ...any) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var rows []T
 		err := t.query("sqlstore."+tb.noun+".list", tb.selecting(tail), func(r *sql.Rows) error {
@@ -200,7 +200,7 @@ func (tb table[T]) missing() error {
 }
 
 // insert adds a row whose key must be new: Exists with the code otherwise. The text ends in ON CONFLICT DO NOTHING.
-func (t *tx) insert(op, noun, text string, args ...any) error {
+func (t *transaction) insert(op, noun, text string, args ...any) error {
 	n, err := t.exec(op, text, args...)
 	if err == nil && n == 0 {
 		err = fault.New(fault.Exists, op, noun+"_exists", "there is such a %s already", noun).WithFix("make it with a new identifier")
@@ -316,12 +316,12 @@ func (w *where) newest(limit int) (tail string, args []any) {
 }
 
 // bump moves a counter.
-func (t *tx) bump(op, counter string) error {
+func (t *transaction) bump(op, counter string) error {
 	_, err := t.exec(op, "INSERT INTO counters (name, value) VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET value = counters.value + 1", counter)
 	return err
 }
 
-func (t *tx) counter(op, counter string) (n int64, err error) {
+func (t *transaction) counter(op, counter string) (n int64, err error) {
 	err = t.query(op, "SELECT value FROM counters WHERE name = $1", func(r *sql.Rows) error { return r.Scan(&n) }, counter)
 	return n, err
 }

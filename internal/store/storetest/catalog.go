@@ -185,19 +185,19 @@ func revocationTests() []test {
 	return []test{
 		{"notices", func(t *testing.T, st store.Store) {
 			agent := revocation.Notice{Kind: revocation.Agent, ID: "agt_1", Dead: true, Reason: "odd", At: t0(), Position: 7}
-			token := revocation.Notice{Kind: revocation.Credential, ID: "jti", Dead: true, At: t0(), Position: 8, Until: t0().Add(time.Minute)}
-			for i, n := range []revocation.Notice{agent, token} {
+			credential := revocation.Notice{Kind: revocation.Credential, ID: "jti", Dead: true, At: t0(), Position: 8, Until: t0().Add(time.Minute)}
+			for i, n := range []revocation.Notice{agent, credential} {
 				before := epoch(t, st)
 				update(t, st, put(n))
 				if after := epoch(t, st); after <= before {
 					t.Errorf("put %d: the epoch was %d and is %d", i, before, after)
 				}
 			}
-			same(t, live(t, st, t0()), []revocation.Notice{agent, token})
+			same(t, live(t, st, t0()), []revocation.Notice{agent, credential})
 			same(t, live(t, st, t0().Add(time.Hour)), []revocation.Notice{agent})
 			agent.Dead, agent.Position = false, 9
 			update(t, st, put(agent))
-			same(t, live(t, st, t0()), []revocation.Notice{token, agent}) // the lift is told, too
+			same(t, live(t, st, t0()), []revocation.Notice{credential, agent}) // the lift is told, too
 			update(t, st, func(tx store.Tx) error { return tx.Once().Sweep(t0().Add(time.Hour)) })
 			same(t, live(t, st, t0()), []revocation.Notice{agent})
 		}},

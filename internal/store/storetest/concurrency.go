@@ -199,10 +199,34 @@ func concurrencyTests() []test {
 				t.Error("the function of a caller who gave up ran")
 			}
 		}},
+		{"what a caller who gives up is told is what happened", func(t *testing.T, st store.Store) {
+			var wg sync.WaitGroup
+			for i := range 400 {
+				wg.Go(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i*10)*time.Microsecond)
+					defer cancel()
+					name := fmt.Sprint("caller", i)
+					err := st.Update(ctx, func(tx store.Tx) error { return tx.Meta().Set(name, "yes") })
+					if err != nil && fault.CodeOf(err) != "store_cancelled" {
+						t.Error(err)
+					}
+					var got string
+					if err := st.View(context.Background(), func(tx store.Tx) (err error) { got, err = tx.Meta().Get(name); return err }); err != nil {
+						t.Error(err)
+					}
+					if (got == "yes") != (err == nil) {
+						t.Errorf("caller %d was told %v; its change is there: %t", i, err, got == "yes")
+					}
+				})
+			}
+			wg.Wait()
+		}},
 		{"readers see whole commits", func(t *testing.T, st store.Store) {
 			r := id.NewRun(t0())
 			stop := make(chan struct{})
 			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer close(stop)
 			for range 4 {
 				wg.Go(func() {
 					for seen := int64(0); ; {
@@ -236,8 +260,6 @@ func concurrencyTests() []test {
 				a.Event.Run, b.Event.Run = r, r
 				appendAll(t, st, a, b)
 			}
-			close(stop)
-			wg.Wait()
 		}},
 		{"committed wakes a follower for every event", func(t *testing.T, st store.Store) {
 			const callers, each = 8, 25
