@@ -48,7 +48,8 @@ func Describe(op Entry, known bool, definition json.RawMessage) Entry {
 	if readOnly, ok := hints.Get("readOnlyHint").Bool(); ok && !readOnly && e.Effect == Read {
 		e.Effect, e.Origin["effect"] = Write, FromAnnotation
 	}
-	if destructive, ok := hints.Get("destructiveHint").Bool(); ok && destructive && e.Effect == Write {
+	// A definition that says read-only and destructive in one breath is taken by its worse word.
+	if destructive, ok := hints.Get("destructiveHint").Bool(); ok && destructive && e.Effect != Irreversible {
 		e.Effect, e.Origin["effect"] = Irreversible, FromAnnotation
 	}
 	if open, ok := hints.Get("openWorldHint").Bool(); ok && open && !e.Source.IsUntrusted() {
@@ -56,4 +57,46 @@ func Describe(op Entry, known bool, definition json.RawMessage) Entry {
 		e.Origin["source"] = FromAnnotation
 	}
 	return e
+}
+
+// InputSchema is the JSON Schema of the arguments of a pinned item: a tool's own; for a prompt, strings by the names of its arguments; for
+// a resource or template, its URI. Nil if the definition has none.
+func InputSchema(kind ItemKind, definition json.RawMessage) json.RawMessage {
+	n, err := canon.Parse(definition, canon.Limits{Bytes: maxDefinition})
+	if err != nil {
+		return nil
+	}
+	type object = map[string]any
+	schema := object{"type": "object", "additionalProperties": false}
+	switch kind {
+	case KindTool:
+		if in := n.Get("inputSchema"); in != nil {
+			return json.RawMessage(in.Raw)
+		}
+		return nil
+	case KindPrompt:
+		properties, required := object{}, []string{}
+		if list := n.Get("arguments"); list != nil {
+			for _, a := range list.Items {
+				name, ok := a.Get("name").String()
+				if !ok {
+					return nil
+				}
+				properties[name] = object{"type": "string"}
+				if must, _ := a.Get("required").Bool(); must {
+					required = append(required, name)
+				}
+			}
+		}
+		schema["properties"], schema["required"] = properties, required
+	case KindResource, KindTemplate:
+		schema["properties"], schema["required"] = object{"uri": object{"type": "string"}}, []string{"uri"}
+	default:
+		return nil
+	}
+	b, err := canon.Marshal(schema)
+	if err != nil {
+		return nil
+	}
+	return b
 }

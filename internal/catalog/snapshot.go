@@ -4,7 +4,9 @@ package catalog
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
+	"sync"
 )
 
 // Snapshot is the catalogue at one version: servers, entries and pins, each item described once. It is immutable and safe for
@@ -14,6 +16,7 @@ type Snapshot struct {
 	servers map[string]Server
 	items   map[key]Described
 	pins    map[key]Pin
+	checks  sync.Map // digest of a pinned definition -> func() (checker, error); filled as definitions are first used
 }
 
 type key struct {
@@ -82,6 +85,19 @@ func (s *Snapshot) Server(name string) (Server, bool) {
 func (s *Snapshot) Pin(server string, kind ItemKind, name string) (Pin, bool) {
 	p, ok := s.pins[key{server, kind, name}]
 	return p, ok
+}
+
+// CheckArguments is CheckArguments by a pinned definition; a definition is compiled once in the life of the snapshot.
+func (s *Snapshot) CheckArguments(p Pin, args json.RawMessage) error {
+	if p.Digest == "" {
+		return CheckArguments(p.Raw, args)
+	}
+	once, _ := s.checks.LoadOrStore(p.Digest, sync.OnceValues(func() (checker, error) { return compile(p.Raw) }))
+	c, err := once.(func() (checker, error))()
+	if err != nil {
+		return err
+	}
+	return c.check(args)
 }
 
 // Servers lists the registered servers in order of name.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -46,13 +47,26 @@ type source struct {
 	Readers    []string        `yaml:"readers"`
 }
 
-// SinkTypes are the types a sink may have.
+// maxFile bounds the operator's file, in bytes.
+const maxFile = 4 << 20
+
+var (
+	serverName = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$`)
+	// sinkPath is what guard.SinkValues reads: names with dots between them, "[]" for every element, a backslash before a sign that
+	// belongs to a name.
+	sinkPath = regexp.MustCompile(`^(?:\\.|[^\\.\[\]])+(?:\[\])*(?:\.(?:\\.|[^\\.\[\]])+(?:\[\])*)*$`)
+)
+
+// sinkTypes are the types a sink may have.
 var sinkTypes = [...]string{"email", "domain", "url", "iban", "account", "channel", "user", "path", "phone", "name"}
 
 // ParseYAML reads an operator's catalogue. Unknown keys, unknown words and repeated keys are refused, all faults at once, with
 // Invalid, "bad_catalogue". The entries carry only what the operator wrote; Describe fills the rest. They are in order of server,
 // kind and name.
 func ParseYAML(b []byte) ([]Entry, error) {
+	if len(b) > maxFile {
+		return nil, badCatalogue("the file has %d bytes, %d are allowed", len(b), maxFile)
+	}
 	var doc document
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	dec.KnownFields(true)
@@ -71,8 +85,14 @@ func ParseYAML(b []byte) ([]Entry, error) {
 	}
 	var out []Entry
 	for server, s := range doc.Servers {
+		if !serverName.MatchString(server) {
+			faults = append(faults, fmt.Sprintf("%q is not a server's name: lower-case letters, digits and hyphens, 1 to 63", server))
+		}
 		for kind, items := range map[ItemKind]map[string]item{KindTool: s.Tools, KindPrompt: s.Prompts, KindResource: s.Resources, KindTemplate: s.Templates} {
 			for name, it := range items {
+				if name == "" {
+					faults = append(faults, fmt.Sprintf("%s: a %s has no name", server, kind))
+				}
 				e := it.entry(server, kind, name)
 				out = append(out, e)
 				for _, f := range it.faults() {
@@ -125,10 +145,19 @@ func (it item) faults() []string {
 			out = append(out, fmt.Sprintf("stake %q is not external_communication, production_data, money, access or code_execution", s))
 		}
 	}
-	for _, s := range it.Sinks {
-		if s.Argument == "" || !slices.Contains(sinkTypes[:], s.Type) {
+	for i, s := range it.Sinks {
+		if !slices.Contains(sinkTypes[:], s.Type) {
 			out = append(out, fmt.Sprintf("sink %q has type %q, not one of %s", s.Argument, s.Type, strings.Join(sinkTypes[:], ", ")))
 		}
+		if len(s.Argument) > 512 || !sinkPath.MatchString(s.Argument) {
+			out = append(out, fmt.Sprintf("sink %q is no path: write names with dots between them and [] for every element", s.Argument))
+		}
+		if slices.ContainsFunc(it.Sinks[:i], func(o Sink) bool { return o.Argument == s.Argument }) {
+			out = append(out, fmt.Sprintf("sink %q is there twice", s.Argument))
+		}
+	}
+	if o := it.Object; (o.Type == "") != (o.Argument == "") || strings.ContainsAny(o.Argument, "[]\\") {
+		out = append(out, fmt.Sprintf("object needs a type and an argument without []; it has %q and %q", o.Type, o.Argument))
 	}
 	if it.Source != nil {
 		if err := (label.Label{Integrity: it.Source.Integrity, Level: it.Source.Level}).Check(); err != nil {
