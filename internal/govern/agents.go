@@ -4,9 +4,12 @@ package govern
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"chaperone/internal/audit"
+	"chaperone/internal/catalog"
 	"chaperone/internal/fault"
 	"chaperone/internal/id"
 	"chaperone/internal/identity"
@@ -49,7 +52,8 @@ func (r *Road) Types(ctx context.Context, c Caller) (out []identity.Type, err er
 	return out, err
 }
 
-// PutType makes or replaces an agent type. The codes are those of identity.Type.Check.
+// PutType makes or replaces an agent type. Whoever lets a type reach a tool is an author of what enables its calls, and may
+// not approve them for a day. The codes are those of identity.Type.Check.
 func (r *Road) PutType(ctx context.Context, c Caller, t identity.Type) (identity.Type, error) {
 	a, err := r.allow(ctx, c, ActTypePut, policy.Resource{Kind: "type", ID: t.Name})
 	if err != nil {
@@ -71,11 +75,41 @@ func (r *Road) PutType(ctx context.Context, c Caller, t identity.Type) (identity
 	data.Reads, data.Writes = head(t.Reads), head(t.Writes)
 	ev := r.event(a, audit.TypeApplied, "type:"+t.Name, data)
 	ev.AgentType = t.Name
-	err = r.change(ctx, a, ev, func(tx store.Tx) error { return tx.Registry().PutType(t) })
+	err = r.change(ctx, a, ev, func(tx store.Tx) error {
+		for _, w := range reached(before, t) {
+			w.Person, w.What, w.At = a.name(), "type", a.at
+			if err := tx.Pins().AddAuthor(w); err != nil {
+				return err
+			}
+		}
+		return tx.Registry().PutType(t)
+	})
 	if err != nil {
 		return identity.Type{}, err
 	}
 	return t, nil
+}
+
+// reached names the tools that the type can reach after the change and could not before, or could only read; "server/*" is
+// the whole server.
+func reached(before, after identity.Type) (out []catalog.Authorship) {
+	fresh := slices.DeleteFunc(slices.Clone(after.Reads), func(p string) bool {
+		return slices.Contains(before.Reads, p) || slices.Contains(before.Writes, p) || slices.Contains(after.Writes, p)
+	})
+	for _, p := range after.Writes {
+		if !slices.Contains(before.Writes, p) {
+			fresh = append(fresh, p)
+		}
+	}
+	for _, p := range fresh {
+		server, tool, _ := strings.Cut(p, "/")
+		if tool == "*" {
+			out = append(out, catalog.Authorship{Server: server, Kind: catalog.KindServer})
+		} else {
+			out = append(out, catalog.Authorship{Server: server, Kind: catalog.KindTool, Name: tool})
+		}
+	}
+	return out
 }
 
 // head keeps a list in a leaf short; the database has the whole.

@@ -4,6 +4,7 @@ package govern
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"chaperone/internal/approval"
@@ -43,9 +44,13 @@ func (r *Road) Approvals(ctx context.Context, c Caller, state approval.State, li
 		if err != nil {
 			return err
 		}
+		writers, err := r.policyAuthors(tx)
+		if err != nil {
+			return err
+		}
 		out = make([]ApprovalView, 0, len(all))
 		for _, p := range all {
-			v, err := r.look(tx, p, a)
+			v, err := r.look(tx, p, a, writers)
 			if err != nil {
 				return err
 			}
@@ -64,8 +69,23 @@ func (r *Road) Approval(ctx context.Context, c Caller, which id.Approval) (Appro
 	if err != nil {
 		return ApprovalView{}, err
 	}
-	var v ApprovalView
-	err = r.view(ctx, func(tx store.Tx) (err error) { v, err = r.look(tx, p, a); return err })
+	return r.lookAgain(ctx, p.ID, a)
+}
+
+// lookAgain reads an approval as it is now.
+func (r *Road) lookAgain(ctx context.Context, which id.Approval, a allowed) (v ApprovalView, err error) {
+	err = r.view(ctx, func(tx store.Tx) error {
+		p, err := tx.Approvals().Approval(which)
+		if err != nil {
+			return err
+		}
+		writers, err := r.policyAuthors(tx)
+		if err != nil {
+			return err
+		}
+		v, err = r.look(tx, p, a, writers)
+		return err
+	})
 	return v, err
 }
 
@@ -80,7 +100,7 @@ func (r *Road) allowApproval(ctx context.Context, c Caller, action string, which
 }
 
 // look adds what the caller may do, and shows the end that has passed.
-func (r *Road) look(tx store.Tx, p approval.Approval, a allowed) (ApprovalView, error) {
+func (r *Road) look(tx store.Tx, p approval.Approval, a allowed, writers []string) (ApprovalView, error) {
 	if done, err := approval.Expire(p, r.Now()); err == nil {
 		p = done
 	}
@@ -89,7 +109,7 @@ func (r *Road) look(tx store.Tx, p approval.Approval, a allowed) (ApprovalView, 
 		v.Not = fault.New(fault.Denied, "govern.look", "approval_not_eligible", "only people decide approvals")
 		return v, nil
 	}
-	with, err := r.withAuthors(tx, p)
+	with, err := r.withAuthors(tx, p, writers)
 	if err != nil {
 		return v, err
 	}
@@ -107,34 +127,42 @@ func (r *Road) decider(p people.Person) approval.Decider {
 }
 
 // withAuthors adds those who changed what enables the call since it was asked: the list in the approval is of that moment,
-// and nobody may mend the way and then approve.
-func (r *Road) withAuthors(tx store.Tx, p approval.Approval) (approval.Approval, error) {
-	since := r.Now().Add(-AuthorshipWindow)
+// and nobody may mend the way and then approve. writers are those of the policies (policyAuthors).
+func (r *Road) withAuthors(tx store.Tx, p approval.Approval, writers []string) (approval.Approval, error) {
 	out := p
-	out.Excluded = append([]approval.Exclusion(nil), p.Excluded...)
+	out.Excluded = slices.Clone(p.Excluded)
 	add := func(name string) {
-		for _, x := range out.Excluded {
-			if x.Person == name && x.Why == approval.ExcludedAuthor {
-				return
-			}
-		}
-		out.Excluded = append(out.Excluded, approval.Exclusion{Person: name, Why: approval.ExcludedAuthor})
-	}
-	for b, err := range tx.Policies().Bundles() {
-		if err != nil {
-			return p, err
-		}
-		if b.At.After(since) && b.Author != systemName {
-			add(b.Author)
+		x := approval.Exclusion{Person: name, Why: approval.ExcludedAuthor}
+		if !slices.Contains(out.Excluded, x) {
+			out.Excluded = append(out.Excluded, x)
 		}
 	}
-	for w, err := range tx.Pins().Authors(p.Call.Server, p.Call.Tool, since) {
+	for _, name := range writers {
+		add(name)
+	}
+	for w, err := range tx.Pins().Authors(p.Call.Server, p.Call.Tool, r.Now().Add(-AuthorshipWindow)) {
 		if err != nil {
 			return p, err
 		}
 		add(w.Person)
 	}
 	return out, nil
+}
+
+// policyAuthors are the people who changed the policies within the window.
+func (r *Road) policyAuthors(tx store.Tx) ([]string, error) {
+	since := r.Now().Add(-AuthorshipWindow)
+	b, err := tx.Policies().Active()
+	var out []string
+	for ; err == nil && b.At.After(since); b, err = tx.Policies().Version(b.Version - 1) {
+		if b.Author != systemName {
+			out = append(out, b.Author)
+		}
+	}
+	if fault.Is(err, fault.NotFound) {
+		err = nil
+	}
+	return out, err
 }
 
 type decisionData struct {
@@ -172,7 +200,11 @@ func (r *Road) DecideApproval(ctx context.Context, c Caller, which id.Approval, 
 			if p, err = tx.Approvals().Approval(which); err != nil {
 				return err
 			}
-			with, err := r.withAuthors(tx, p)
+			writers, err := r.policyAuthors(tx)
+			if err != nil {
+				return err
+			}
+			with, err := r.withAuthors(tx, p, writers)
 			if err != nil {
 				return err
 			}
@@ -199,15 +231,7 @@ func (r *Road) DecideApproval(ctx context.Context, c Caller, which id.Approval, 
 		if err != nil {
 			return ApprovalView{}, err
 		}
-		var v ApprovalView
-		err = r.view(ctx, func(tx store.Tx) error {
-			if p, err = tx.Approvals().Approval(which); err != nil {
-				return err
-			}
-			v, err = r.look(tx, p, a)
-			return err
-		})
-		return v, err
+		return r.lookAgain(ctx, which, a)
 	}
 }
 

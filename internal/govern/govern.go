@@ -436,10 +436,16 @@ func (r *Road) fits(ctx context.Context, op string, d draft) error {
 	goes := func(p catalog.Pin) bool {
 		return slices.ContainsFunc(d.gone, func(g catalog.Pin) bool { return g.Server == p.Server && g.Kind == p.Kind && g.Name == p.Name })
 	}
+	now := catalog.NewSnapshot(version, servers, entries, pins)
+	pins = slices.Clone(pins)
 	// A later entry of a name replaces the one before.
 	next := catalog.NewSnapshot(version+1, append(servers, d.servers...), append(entries, d.entries...), append(slices.DeleteFunc(pins, goes), d.pins...))
 	problems, err := r.Rules.Fits(ctx, next)
 	if err != nil || len(problems) == 0 {
+		return err
+	}
+	// What is broken already is not made worse: this change may be what mends it.
+	if before, err := r.Rules.Fits(ctx, now); err != nil || len(before) > 0 {
 		return err
 	}
 	return fault.New(fault.Invalid, op, "policy_would_break", "with this change %d rules in force would no longer be valid, so it is not made: %s", len(problems), problems[0].Msg).

@@ -19,11 +19,10 @@ import (
 // maxText bounds reasons and notes, in bytes.
 const maxText = 1 << 10
 
-// personData is the data of people's events about people.
+// personData is the data of people's events about people. An address is not in it: a leaf cannot be erased.
 type personData struct {
 	Person    string        `json:"person"`
 	PersonID  id.Person     `json:"person_id"`
-	Email     string        `json:"email,omitempty"`
 	Roles     []people.Role `json:"roles,omitempty"`
 	Groups    []string      `json:"groups,omitempty"`
 	Reason    string        `json:"reason,omitempty"`
@@ -69,7 +68,7 @@ func (r *Road) addPerson(ctx context.Context, op string, a allowed, p people.Per
 	}
 	plain, code := people.NewLoginCode(p.ID, a.name(), a.at, 0)
 	ev := r.event(a, audit.PersonAdded, "person:"+p.Name, personData{
-		Person: p.Name, PersonID: p.ID, Email: p.Email, Roles: p.Roles, Groups: p.Groups, ExpiresAt: milli(code.ExpiresAt), Rules: a.rules,
+		Person: p.Name, PersonID: p.ID, Roles: p.Roles, Groups: p.Groups, ExpiresAt: milli(code.ExpiresAt), Rules: a.rules,
 	})
 	err := r.change(ctx, a, ev, func(tx store.Tx) error {
 		if err := unusedNames(tx, op, p); err != nil {

@@ -4,13 +4,17 @@ package govern
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"chaperone/internal/audit"
 	"chaperone/internal/fault"
 	"chaperone/internal/identity"
 	"chaperone/internal/people"
+	"chaperone/internal/policy"
 	"chaperone/internal/revocation"
 	"chaperone/internal/store"
 )
@@ -224,6 +228,63 @@ func TestCallerChangesMeanwhile(t *testing.T) {
 	wantCode(t, err, fault.Conflict, "caller_changed")
 	if err := h.store.View(t.Context(), func(tx store.Tx) error { _, err := tx.Registry().Type("x"); return err }); !fault.Is(err, fault.NotFound) {
 		t.Fatalf("the change was made: %v", err)
+	}
+}
+
+// TestActionsAreThePolicys: every action asked here is one that policies can name, and the other way round.
+func TestActionsAreThePolicys(t *testing.T) {
+	mine := []string{
+		ActPersonList, ActPersonAdd, ActPersonSuspend, ActPersonResume, ActPersonCode, ActTypeList, ActTypePut, ActAgentList, ActAgentRead,
+		ActAgentRegister, ActAgentJoinCode, ActAgentSuspend, ActAgentResume, ActAgentRetire, ActInstanceEnd, ActRunList, ActRunRead, ActRunOpen,
+		ActRunEnd, ActGrantList, ActGrantAsk, ActGrantRevoke, ActApprovalList, ActApprovalRead, ActApprovalDecide, ActPolicyRead, ActPolicyCheck,
+		ActPolicyApply, ActServerList, ActServerPut, ActServerPin, ActCatalogRead, ActCatalogApply, ActSecretList, ActSecretPut, ActSecretDelete,
+		ActAuditRead, ActAuditExport, ActDecisionExplain, ActDoctor, ActSelf,
+	}
+	theirs := policy.PeopleActions()
+	slices.Sort(mine)
+	slices.Sort(theirs)
+	if d := cmp.Diff(theirs, mine); d != "" {
+		t.Fatal(d)
+	}
+}
+
+// TestTypeAuthorship: who lets a type reach a tool is an author of what enables its calls; who takes reach away is not.
+func TestTypeAuthorship(t *testing.T) {
+	h := open(t)
+	put := func(typ identity.Type) {
+		t.Helper()
+		typ.Name = "clerk"
+		h.wait(time.Minute)
+		if _, err := h.road.PutType(t.Context(), h.as("olga"), typ); err != nil {
+			t.Fatal(err)
+		}
+	}
+	authors := func(tool string) (n int) {
+		t.Helper()
+		if err := h.store.View(t.Context(), func(tx store.Tx) error {
+			all, err := every(tx.Pins().Authors("office", tool, h.now()))
+			n = len(all)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	put(identity.Type{Reads: []string{"office/mail_read"}, Writes: []string{"office/payment_send"}})
+	if authors("mail_read") != 1 || authors("payment_send") != 1 || authors("file_read") != 0 {
+		t.Fatal("a new reach has its author")
+	}
+	put(identity.Type{Reads: []string{"office/mail_read"}})
+	if authors("mail_read") != 0 || authors("payment_send") != 0 {
+		t.Fatal("taking away is not enabling")
+	}
+	put(identity.Type{Reads: []string{"office/mail_read"}, Writes: []string{"office/mail_read"}})
+	if authors("mail_read") != 1 {
+		t.Fatal("from reads to writes is a new reach")
+	}
+	put(identity.Type{Reads: []string{"office/*"}})
+	if authors("anything") != 1 {
+		t.Fatal("a whole server is every tool of it")
 	}
 }
 
