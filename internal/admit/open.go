@@ -75,13 +75,35 @@ func (r *Road) openOwn(tx store.Tx, b *basis, jkt string, order *RunOrder, now t
 		}
 	}
 	b.opened, b.carried = true, true
+	start, err := startOf(tx, b.instance)
+	if err != nil {
+		return err
+	}
 	b.run, err = run.Open(run.Order{
 		Agent: b.agent.ID, AgentName: b.agent.Name, AgentType: b.agent.Type, Instance: b.instance.ID,
 		Opener:  run.Opener{Kind: run.ByAgent, Name: b.agent.Name, JKT: jkt},
-		Purpose: order.Purpose, Plan: order.Plan, Budgets: order.Budgets, Start: b.instance.Carried,
+		Purpose: order.Purpose, Plan: order.Plan, Budgets: order.Budgets, Start: start,
 		Parent: parent, Ancestors: rest(b.ancestors),
 	}, now)
 	return r.shallow(b.run, err)
+}
+
+// startOf is what a run starts with that an instance opens for itself: the labels of all its earlier runs (invariant 5). Each is in
+// what the instance carries as of the run's last step; an ancestor may have met more since.
+func startOf(tx store.Tx, in identity.Instance) (label.Label, error) {
+	out := in.Carried
+	earlier, err := collect(tx.Runs().Runs(run.Filter{Instance: in.ID, State: run.Active, Limit: everything}))
+	if err != nil {
+		return out, err
+	}
+	for _, one := range earlier {
+		above, err := ancestors(tx, one)
+		if err != nil {
+			return out, err
+		}
+		out = out.Join(run.Effective(one, above, in.Carried))
+	}
+	return out, nil
 }
 
 func continueRun(tx store.Tx, b *basis, order *RunOrder, now time.Time) error {
@@ -192,6 +214,13 @@ func (b basis) compare(tx store.Tx) error {
 		if !in.RevokedAt.IsZero() || b.carried && in.CarriedVersion != b.instance.CarriedVersion {
 			return errMoved
 		}
+		if b.opened && b.run.Instance == in.ID {
+			if start, err := startOf(tx, in); err != nil {
+				return err
+			} else if !b.run.Label.Covers(start) {
+				return errMoved
+			}
+		}
 	}
 	if !b.person.ID.IsZero() {
 		p, err := tx.People().Person(b.person.ID.String())
@@ -218,14 +247,24 @@ func (b basis) compare(tx store.Tx) error {
 	return nil
 }
 
+// write stores the run. Whoever takes a run up carries its label from then on, whether or not they take a step in it.
 func (b basis) write(tx store.Tx) error {
 	switch {
 	case b.opened:
-		return tx.Runs().Insert(b.run)
+		if err := tx.Runs().Insert(b.run); err != nil {
+			return err
+		}
 	case b.bound:
-		return tx.Runs().Update(b.run)
+		if err := tx.Runs().Update(b.run); err != nil {
+			return err
+		}
+	default:
+		return nil
 	}
-	return nil
+	if b.run.Instance.IsZero() {
+		return nil // nobody has taken it up yet
+	}
+	return tx.Instances().JoinCarried(b.run.Instance, run.Effective(b.run, b.ancestors, label.Label{}))
 }
 
 func ancestors(tx store.Tx, of run.Run) ([]run.Run, error) {
