@@ -5,6 +5,7 @@ package enforce
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"slices"
 	"time"
 
@@ -28,24 +29,47 @@ type consents struct {
 	spent     bool // a grant asked ahead for this call was used before
 }
 
-func (c *call) readConsents(ctx context.Context) *refusal {
+// fewGrants bounds how many grants of one exact call are looked at, newest first.
+const fewGrants = 16
+
+// readGrants finds the grants of this exact call that can still become anything. Policy sees the origin of the one that would be used.
+func (c *call) readGrants(ctx context.Context) *refusal {
 	var k consents
 	err := c.Store.View(ctx, func(tx store.Tx) error {
-		k = consents{deciders: map[string]people.Person{}}
-		for g, err := range tx.Grants().Grants(grant.Filter{Run: c.run.ID, CallDigest: c.callDigest}) {
-			if err != nil {
-				return err
-			}
-			switch g.State {
-			case grant.Active:
-				if g.Opens(c.scope(), c.now) == nil {
+		k = consents{}
+		for _, state := range []grant.State{grant.Active, grant.Requested} {
+			for g, err := range tx.Grants().Grants(grant.Filter{Run: c.run.ID, CallDigest: c.callDigest, State: state, Limit: fewGrants}) {
+				if err != nil {
+					return err
+				}
+				switch {
+				case state == grant.Requested:
+					k.requested = &g
+				case g.Opens(c.scope(), c.now) == nil:
 					k.active = &g
 				}
-			case grant.Requested:
-				k.requested = &g
-			case grant.Used, grant.Released:
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return orStore(err)
+	}
+	c.consents = k
+	return nil
+}
+
+// readApprovals finds what people were asked and said about this exact call, and what those people are now.
+func (c *call) readApprovals(ctx context.Context) error {
+	k := &c.consents
+	return c.Store.View(ctx, func(tx store.Tx) error {
+		k.approvals, k.deciders, k.spent = nil, map[string]people.Person{}, false
+		for _, state := range []grant.State{grant.Used, grant.Released} {
+			for g, err := range tx.Grants().Grants(grant.Filter{Run: c.run.ID, CallDigest: c.callDigest, State: state, Limit: fewGrants}) {
+				if err != nil {
+					return err
+				}
 				k.spent = k.spent || g.Ahead
-			case grant.Expired, grant.Revoked:
 			}
 		}
 		for a, err := range tx.Approvals().Approvals(approval.Filter{CallDigest: c.callDigest}) {
@@ -65,11 +89,6 @@ func (c *call) readConsents(ctx context.Context) *refusal {
 		}
 		return nil
 	})
-	if err != nil {
-		return orStore(err)
-	}
-	c.consents = k
-	return nil
 }
 
 // Step 6, approve. Only a call that policy forbids but people could allow does anything here. What was approved is verified again from
@@ -82,6 +101,9 @@ func (c *call) approve(ctx context.Context) (again bool, no *refusal) {
 	}
 	if c.decided.Missing == nil {
 		return false, c.deniedByPolicy()
+	}
+	if err := c.readApprovals(ctx); err != nil {
+		return false, orStore(err)
 	}
 	rules := rulesOf(c.decided.Missing)
 	c.earlier = ""
@@ -124,9 +146,12 @@ func (c *call) approve(ctx context.Context) (again bool, no *refusal) {
 			c.because("approval_" + string(a.State))
 		}
 	}
-	a, made, no := c.fileApproval(ctx, rules)
-	if no != nil {
-		return false, no
+	a, made, err := c.fileApproval(ctx, rules)
+	switch {
+	case errors.Is(err, errMoved):
+		return true, c.retry(ctx)
+	case err != nil:
+		return false, orStore(err)
 	}
 	return c.await(ctx, a, made)
 }
@@ -197,16 +222,17 @@ func rulesOf(m *policy.Missing) []approval.Rule {
 	return out
 }
 
-// fileApproval makes the pending approval of this call, unless somebody has made it meanwhile: one call, one question.
-func (c *call) fileApproval(ctx context.Context, rules []approval.Rule) (_ *approval.Approval, made bool, no *refusal) {
+// fileApproval makes the pending approval of this call, unless somebody has made it meanwhile: one call, one question. Questions that
+// are still open and ask for something else are closed with it.
+func (c *call) fileApproval(ctx context.Context, rules []approval.Rule) (_ *approval.Approval, made bool, err error) {
 	m := c.decided.Missing
 	rows := make([]approval.Requirement, 0, len(m.Require))
 	for _, r := range m.Require {
 		rows = append(rows, approval.Requirement{Group: r.Group, Number: r.Number})
 	}
-	excluded, no := c.exclusions(ctx)
-	if no != nil {
-		return nil, false, no
+	excluded, err := c.exclusions(ctx)
+	if err != nil {
+		return nil, false, err
 	}
 	requester := ""
 	if c.run.Opener.Kind != run.ByAgent {
@@ -221,38 +247,61 @@ func (c *call) fileApproval(ctx context.Context, rules []approval.Rule) (_ *appr
 		},
 	}, c.now)
 	if err != nil {
-		return nil, false, fail(err)
+		return nil, false, err
 	}
-	asked, err := c.sealApproval(audit.ApprovalRequested, a)
-	if err != nil {
-		return nil, false, fail(err)
+	events := make([]audit.Sealed, 1)
+	if events[0], err = c.sealApproval(audit.ApprovalRequested, a); err != nil {
+		return nil, false, err
 	}
-	found := &a
+	var closing []approval.Approval
+	for _, old := range c.consents.approvals {
+		if old.State != approval.Pending {
+			continue
+		}
+		kind := audit.ApprovalCancelled
+		done, err := approval.Cancel(old, "asked anew as "+a.ID.String(), c.now)
+		if !c.now.Before(old.Binding.NotAfter) {
+			kind = audit.ApprovalExpired
+			done, err = approval.Expire(old, c.now)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		e, err := c.sealApproval(kind, done)
+		if err != nil {
+			return nil, false, err
+		}
+		closing, events = append(closing, done), append(events, e)
+	}
+	standing := &a
 	err = c.Store.Update(ctx, func(tx store.Tx) error {
-		found, made = &a, false
+		standing, made = &a, false
 		for b, err := range tx.Approvals().Approvals(approval.Filter{State: approval.Pending, CallDigest: c.callDigest}) {
 			if err != nil {
 				return err
 			}
 			if c.now.Before(b.Binding.NotAfter) && approval.SameRules(b.Binding.Rules, rules) {
-				found = &b
+				standing = &b
 				return nil
 			}
-			b.State, b.ClosedAt, b.Reason = approval.Cancelled, c.now.UTC(), "asked anew as "+a.ID.String()
-			if err := tx.Approvals().Update(b); err != nil {
-				return err
+			if !slices.ContainsFunc(closing, func(o approval.Approval) bool { return o.ID == b.ID && o.Version == b.Version }) {
+				return errMoved
 			}
 		}
 		made = true
+		for _, old := range closing {
+			if err := tx.Approvals().Update(old); fault.Is(err, fault.Conflict) {
+				return errMoved
+			} else if err != nil {
+				return err
+			}
+		}
 		if err := tx.Approvals().Insert(a); err != nil {
 			return err
 		}
-		return tx.Events().Append(asked)
+		return c.finish(tx, found{}, events)
 	})
-	if err != nil {
-		return nil, false, orStore(err)
-	}
-	return found, made, nil
+	return standing, made, err
 }
 
 // authorship is how long somebody who changed what enables a call may not approve it.
@@ -260,7 +309,7 @@ const authorship = 24 * time.Hour
 
 // exclusions are the people who may not decide: who opened this run or one above it, the owners of the agents in the chain, and
 // whoever changed in the last 24 hours the policies, the server's entry, or the tool's entry or pin.
-func (c *call) exclusions(ctx context.Context) ([]approval.Exclusion, *refusal) {
+func (c *call) exclusions(ctx context.Context) ([]approval.Exclusion, error) {
 	var out []approval.Exclusion
 	err := c.Store.View(ctx, func(tx store.Tx) error {
 		out = nil
@@ -312,10 +361,7 @@ func (c *call) exclusions(ctx context.Context) ([]approval.Exclusion, *refusal) 
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, orStore(err)
-	}
-	return out, nil
+	return out, err
 }
 
 // await lets the caller wait on the socket for the people's word, and answers that it is pending when it has not come.

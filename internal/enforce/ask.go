@@ -196,13 +196,15 @@ func (c *call) request(ctx context.Context, no *refusal) (grant.Grant, *refusal)
 	if s.err != nil {
 		return g, fail(s.err)
 	}
+	kept := g
 	err = c.Store.Update(ctx, func(tx store.Tx) error {
+		kept = g
 		for other, err := range tx.Grants().Grants(grant.Filter{Run: c.run.ID, CallDigest: c.callDigest, State: grant.Requested}) {
 			if err != nil {
 				return err
 			}
 			if other.Approval == g.Approval {
-				g = other
+				kept = other
 				return nil
 			}
 		}
@@ -214,7 +216,7 @@ func (c *call) request(ctx context.Context, no *refusal) (grant.Grant, *refusal)
 	if err != nil {
 		return g, orStore(err)
 	}
-	return g, no
+	return kept, no
 }
 
 // ahead forms the grant that is asked for.

@@ -202,7 +202,7 @@ func (c *call) identify(ctx context.Context) *refusal {
 	if c.callDigest, err = approval.CallDigest(c.exact); err != nil {
 		return fail(err)
 	}
-	return c.readConsents(ctx)
+	return c.readGrants(ctx)
 }
 
 // chainDigest digests the runs above this one, "" if there are none.

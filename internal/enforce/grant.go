@@ -34,6 +34,7 @@ func (c *call) spend(ctx context.Context) (moved bool, no *refusal) {
 	switch {
 	case err == nil:
 		c.grant, c.intended, c.noted = p.grant, true, true
+		c.unlock()
 		return false, nil
 	case errors.Is(err, errMoved), fault.Is(err, fault.Conflict):
 		// A conflict is another call that was faster: it has used the grant, consumed the approval or moved the run.

@@ -45,13 +45,14 @@ var (
 // house is a whole small deployment around the road: a real store, real policies, a real client towards a real MCP server. Only who
 // is calling is told by the test.
 type house struct {
-	t      *testing.T
+	t      testing.TB
 	db     *sqlstore.DB
 	store  store.Store
 	office *office
 	lib    *enforce.Library
 	engine *enforce.Engine
 	config enforce.Config
+	far    enforce.Upstream
 
 	mu     sync.Mutex
 	at     time.Time
@@ -119,7 +120,7 @@ func (h *house) note(s string) {
 
 const upstreamSecret = "office-secret-0123456789"
 
-func newHouse(t *testing.T, change ...func(*house)) *house {
+func newHouse(t testing.TB, change ...func(*house)) *house {
 	t.Helper()
 	h := &house{t: t, at: start, people: map[string]people.Person{}}
 	h.office = newOffice(t, h)
@@ -130,6 +131,7 @@ func newHouse(t *testing.T, change ...func(*house)) *house {
 	t.Cleanup(func() { db.Close() })
 	h.db, h.store = db, db
 	h.config = enforce.Config{PublicURL: publicURL, StateKey: stateKey}
+	h.far = farSide{Client: upstream.New(upstream.Deps{}, upstream.Config{})}
 	for _, f := range change {
 		f(h)
 	}
@@ -137,7 +139,7 @@ func newHouse(t *testing.T, change ...func(*house)) *house {
 	h.lib = enforce.NewLibrary(h.store, nil)
 	h.must(h.lib.Refresh(t.Context()))
 	h.engine = enforce.New(enforce.Deps{
-		Auth: h, Store: h.store, Snapshots: h.lib, Upstream: farSide{Client: upstream.New(upstream.Deps{}, upstream.Config{})}, Secrets: h,
+		Auth: h, Store: h.store, Snapshots: h.lib, Upstream: h.far, Secrets: h,
 		Record: h, Revocations: h, Now: h.now, Link: func(a id.Approval) string { return "http://people.test/approvals/" + a.String() },
 	}, h.config)
 	return h
@@ -496,7 +498,7 @@ func definition(name string) string {
 	return fmt.Sprintf(`{"name":%q,"description":"does %s","inputSchema":{"type":"object","properties":{"to":{"type":"string"},"iban":{"type":"string"},"amount":{"type":"integer"},"text":{"type":"string"},"n":{"type":"number"}}}}`, name, name)
 }
 
-func newOffice(t *testing.T, h *house) *office {
+func newOffice(t testing.TB, h *house) *office {
 	o := &office{h: h, instructions: "be kind", on: map[string]func(http.ResponseWriter, json.RawMessage){}}
 	for _, n := range []string{"read_mail", "list_files", "other_files", "hidden", "note", "send_mail", "pay"} {
 		o.tools = append(o.tools, definition(n))
@@ -597,7 +599,7 @@ func (o *office) streams(name string, messages ...string) {
 // pays is a payment that the purpose clears and people must allow.
 const pays = `{"iban":"DE89 3704 0044 0532 0130 00","amount":5}`
 
-func newServer(t *testing.T, handler http.Handler) string {
+func newServer(t testing.TB, handler http.Handler) string {
 	s := httptest.NewServer(handler)
 	t.Cleanup(s.Close)
 	return s.URL

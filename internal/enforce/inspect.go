@@ -63,7 +63,7 @@ func (c *call) inspectNotification(ctx context.Context, f found) (found, *refusa
 	if c.req.Method == "subscriptions/listen" && f.seen.Method == "notifications/subscriptions/acknowledged" {
 		return f, nil // it is the answer to what was decided
 	}
-	f.words = c.method.stream && !message.Silent(f.seen.Method)
+	f.words = c.worded() && !message.Silent(f.seen.Method)
 	asked, ok := c.decideAsk(f.seen.Method)
 	if ok {
 		return f, nil
@@ -102,6 +102,13 @@ func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *
 		c.outcome_ = audit.OutcomeError
 	}
 	if f.seen.Kind == message.Error {
+		if !c.worded() {
+			return f, nil
+		}
+		var err error
+		if f.raw, err = message.Bare(m.Raw, m.Doc); err != nil { // no label covers its words, so they stay here
+			return f, c.badAnswer("it is " + messageOf(err))
+		}
 		return f, nil
 	}
 	if c.req.Method == "initialize" || c.req.Method == "server/discover" {
@@ -129,6 +136,10 @@ func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *
 	return f, nil
 }
 
+// worded reports whether words of the server in this answer are covered by no label: those of a protocol method whose proper
+// answer is pinned, or says nothing.
+func (c *call) worded() bool { return c.req.Kind == "" && !c.method.words }
+
 // inspectAsk decides a request that the server makes to the client. What is denied is answered with an error and goes on the record; what
 // is permitted is bound to this run, so that no other run can answer it.
 func (c *call) inspectAsk(ctx context.Context, f found) (found, *refusal) {
@@ -153,7 +164,7 @@ func (c *call) inspectAsk(ctx context.Context, f found) (found, *refusal) {
 		c.answerServer(ctx, f.seen.ID, "not permitted by the gateway's policy")
 		return f, nil
 	}
-	f.place, f.words = part, c.method.stream
+	f.place, f.words = part, c.worded()
 	return f, nil
 }
 

@@ -4,6 +4,9 @@ package enforce_test
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -317,6 +320,53 @@ func TestMatrix_ApprovalUnderAnotherPolicy(t *testing.T) {
 	if got := rows[len(rows)-1].Data.Decided.Code; got != "approval_rules_changed" {
 		t.Errorf("the reason on the record is %q", got)
 	}
+	// A question that is still open is closed when it no longer asks for what is missing.
+	h.apply("")
+	h.must(h.lib.Refresh(t.Context()))
+	other := strings.Replace(pays, "5", "6", 1)
+	first := h.call("pay", other)
+	h.apply(`@id("second-look") @reason("x") @require("approver:2") @tier("confirm") @expires("15m")
+		forbid (principal is Chaperone::Agent, action == Chaperone::Action::"office/pay", resource)
+		unless { context has approval && context.approval.satisfies.contains("second-look") };`)
+	h.must(h.lib.Refresh(t.Context()))
+	second := h.call("pay", other)
+	h.want(second, enforce.Pending, "approval_pending")
+	if first.Approval.ID == second.Approval.ID || fault.CodeOf(h.decide(first.Approval.ID, "pia", approval.Yes)) != "approval_closed" {
+		t.Error("the old question is still open")
+	}
+	if n := len(h.events(h.run.ID, audit.ApprovalCancelled)); n != 1 {
+		t.Errorf("%d events say so", n)
+	}
+}
+
+func TestMatrix_ReadThatPeopleMustAllow(t *testing.T) {
+	h := newHouse(t)
+	h.apply(`@id("look-first") @reason("x") @require("approver:1") @tier("confirm") @expires("15m")
+		forbid (principal is Chaperone::Agent, action == Chaperone::Action::"office/list_files", resource)
+		unless { context has approval && context.approval.satisfies.contains("look-first") };`)
+	h.must(h.lib.Refresh(t.Context()))
+	h.approved("list_files", `{}`)
+	if len(h.office.calls()) != 0 {
+		t.Error("it was forwarded")
+	}
+	h.want(h.call("list_files", `{}`), enforce.Released, "")
+	if n := len(h.events(h.run.ID, audit.CallIntent, audit.ApprovalConsumed)); n != 2 {
+		t.Errorf("%d events", n)
+	}
+	h.want(h.call("list_files", `{}`), enforce.Pending, "approval_pending")
+	// A rule that comes while the upstream answers stops the answer, too.
+	h = newHouse(t)
+	h.want(h.call("list_files", `{}`), enforce.Released, "")
+	h.office.set(func() {
+		h.office.on["list_files"] = func(w http.ResponseWriter, _ json.RawMessage) {
+			h.apply(`@id("look-first") @reason("x") @require("approver:1") @tier("confirm") @expires("15m")
+				forbid (principal is Chaperone::Agent, action == Chaperone::Action::"office/list_files", resource)
+				unless { context has approval && context.approval.satisfies.contains("look-first") };`)
+			w.Header().Set("Content-Type", "application/json")
+			w.Write([]byte(`{"jsonrpc":"2.0","id":7,"result":{"content":"secret"}}`))
+		}
+	})
+	h.want(h.call("list_files", `{}`), enforce.Pending, "approval_pending")
 }
 
 func TestMatrix_ApprovalExpired(t *testing.T) {

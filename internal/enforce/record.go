@@ -126,6 +126,7 @@ func (c *call) record(ctx context.Context, f found) *refusal {
 		}
 		if err == nil {
 			c.unspent, c.noted, c.finished = 0, true, true
+			c.unlock()
 			return nil
 		}
 		if !errors.Is(err, errMoved) {
@@ -250,6 +251,7 @@ func (c *call) recordPart(ctx context.Context, f found) *refusal {
 		err := c.commitNote(ctx)
 		if err == nil {
 			c.noted = true
+			c.unlock()
 			break
 		}
 		if !errors.Is(err, errMoved) {
@@ -266,7 +268,7 @@ func (c *call) recordPart(ctx context.Context, f found) *refusal {
 	if c.run.Spent.Bytes+c.unspent > c.run.Budgets.Bytes {
 		return deny("budget_bytes", "the run's budget of bytes is used up", "open a run with a larger budget")
 	}
-	if !c.method.stream {
+	if !c.method.stream && !f.words {
 		if err := c.Store.View(ctx, c.still); err != nil {
 			return withheld(err)
 		}

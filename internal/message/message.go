@@ -217,6 +217,27 @@ func setState(raw []byte, object *canon.Node, state string) ([]byte, error) {
 	return apply(raw, setMember(object, "requestState", value)), nil
 }
 
+// Bare returns an error message with its code and nothing that the server said: fixed words instead of the message, no data.
+func Bare(raw []byte, doc *canon.Node) ([]byte, error) {
+	failure := doc.Get("error")
+	code, ok := failure.Get("code").Int()
+	if !ok {
+		return nil, fault.New(fault.Invalid, "message.Bare", "bad_message", "an error without a code")
+	}
+	words, known := plain[code]
+	if !known {
+		words = "the server refused"
+	}
+	with := append([]byte(`{"code":`), failure.Get("code").Raw...)
+	with = append(append(append(with, `,"message":"`...), words...), `"}`...)
+	return apply(raw, []edit{{failure.Start, failure.End, with}}), nil
+}
+
+var plain = map[int64]string{
+	-32700: "Parse error", -32600: "Invalid Request", -32601: "Method not found", -32602: "Invalid params", -32603: "Internal error",
+	-32002: "Resource not found",
+}
+
 // Refusal is the answer to a request that the server sent and that nobody will be asked. id is canonical JSON.
 func Refusal(id, text string) []byte {
 	words, err := canon.Marshal(text)

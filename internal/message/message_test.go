@@ -110,6 +110,18 @@ func TestStates(t *testing.T) {
 	}
 }
 
+func TestBare(t *testing.T) {
+	in := `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"now obey","data":{"x":"me"}}}`
+	got, err := message.Bare([]byte(in), parse(t, in))
+	if err != nil || string(got) != `{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"Method not found"}}` {
+		t.Errorf("%s %v", got, err)
+	}
+	in = `{"jsonrpc":"2.0","id":1,"error":{"message":"now obey"}}`
+	if _, err := message.Bare([]byte(in), parse(t, in)); fault.CodeOf(err) != "bad_message" {
+		t.Error(err)
+	}
+}
+
 func FuzzKeep(f *testing.F) {
 	f.Add([]byte(`{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a"},{"name":"b"}],"cacheScope":"public"}}`))
 	f.Add([]byte(`{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"b"}]}}`))
