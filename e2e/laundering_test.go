@@ -18,6 +18,7 @@ import (
 
 	"chaperone/internal/admit"
 	"chaperone/internal/approval"
+	"chaperone/internal/audit"
 	"chaperone/internal/canon"
 	"chaperone/internal/catalog"
 	"chaperone/internal/enforce"
@@ -71,6 +72,7 @@ func TestNoRunIsLaundered(t *testing.T) {
 			"grant ahead":        func(t *rapid.T) { w.ask(w.any(t), w.value(t)) },
 			"approve everything": func(t *rapid.T) { w.approve() },
 			"send":               func(t *rapid.T) { w.send(w.any(t), w.value(t)) },
+			"end":                func(t *rapid.T) { w.end(w.any(t)) },
 			"":                   func(t *rapid.T) { w.check() },
 		}
 		counted := map[string]func(*rapid.T){}
@@ -254,9 +256,14 @@ type modelRun struct {
 	holder  *bridge // of the instance that has it; nil until somebody takes it up
 	started bool    // with a mark
 	read    bool
+	ended   bool
+	was     bool // marked when it ended
 }
 
 func (r *modelRun) marked() bool {
+	if r.ended {
+		return r.was
+	}
 	return r.started || r.read || r.parent != nil && r.parent.marked()
 }
 
@@ -400,6 +407,19 @@ func (w *walk) mayRefuse(err error) {
 		return
 	}
 	w.t.Fatal(err)
+}
+
+// end ends a run with all below it; a new one takes its place if none is left.
+func (w *walk) end(r *modelRun) {
+	w.must(w.t, w.road.EndRun(w.ctx(), audit.Actor{Kind: audit.ActorPerson, Name: "ada"}, r.id, "done"))
+	for _, one := range w.runs { // parents come before their children
+		if one == r || one.parent != nil && one.parent.ended {
+			one.was, one.ended = one.marked(), true
+		}
+	}
+	if !slices.ContainsFunc(w.runs, func(one *modelRun) bool { return !one.ended }) {
+		w.open(w.bridges[0], nil)
+	}
 }
 
 // call makes a tool call in a run by the instance that has it.
