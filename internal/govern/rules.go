@@ -330,7 +330,7 @@ func differing(tx store.Tx, op string, entries []catalog.Entry) ([]catalog.Entry
 	for _, e := range entries {
 		if !known[e.Server] {
 			return nil, fault.New(fault.Invalid, op, "server_unknown", "the file describes the server %q, which is not registered", e.Server).
-				WithFix("register it first: chaperone server put %s --url URL", e.Server)
+				WithFix("register it first: chaperone server add %s", e.Server)
 		}
 		if old, ok := have[e.Server+"/"+ItemName(e.Kind, e.Name)]; !ok || !same(old, e) {
 			out = append(out, e)

@@ -70,7 +70,7 @@ func (r *Road) PutServer(ctx context.Context, c Caller, s catalog.Server, create
 	}
 	if exists && create {
 		return catalog.Server{}, fault.New(fault.Exists, op, "server_name_taken", "there is already a server %s", s.Name).
-			WithFix("choose another name, or change the server without --create")
+			WithFix("choose another name, or change that server: chaperone server set %s", s.Name)
 	}
 	s.ID, s.Author, s.UpdatedAt = before.ID, a.name(), a.at
 	if !exists {

@@ -215,7 +215,7 @@ func unreachable(at string, err error) error {
 		return e // it says better what is wrong
 	}
 	return fault.New(fault.Unavailable, "client", "chaperone_unreachable", "cannot reach Chaperone at %s", at).
-		WithFix("check that chaperone up or chaperone serve runs there").WithCause(err)
+		WithFix("check that chaperone up runs there").WithCause(err)
 }
 
 func readAll(r io.Reader) ([]byte, error) {
