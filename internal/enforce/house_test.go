@@ -384,6 +384,23 @@ func (h *house) wantHidden(a answer, code string) {
 	h.recorded(a.Run, audit.CallRefused, code)
 }
 
+// forbidden asserts that this rule denied a call, and that the caller was told so.
+func (h *house) forbidden(a answer, rule string) {
+	h.t.Helper()
+	if a.Verdict != enforce.Denied || a.Code != "denied" || a.Rule != rule || a.Reason == "" || !a.Listed || a.err != nil {
+		h.t.Fatalf("verdict %s, code %q, rule %q, error %v; want a denial by the rule %q", a.Verdict, a.Code, a.Rule, a.err, rule)
+	}
+}
+
+// because asserts why consent that was given earlier did not serve.
+func (h *house) because(code string) {
+	h.t.Helper()
+	rows := h.events(h.run.ID, audit.CallDecided)
+	if got := rows[len(rows)-1].Data.Decided; got == nil || got.Code != code {
+		h.t.Fatalf("the reason on the record is %+v, want %q", got, code)
+	}
+}
+
 // row is an event of a call, read back from its leaf.
 type row struct {
 	audit.View
@@ -421,7 +438,7 @@ func (h *house) recorded(r id.Run, kind, code string) row {
 	h.t.Helper()
 	rows := h.events(r, kind)
 	if len(rows) == 0 {
-		h.t.Fatalf("no %s is on the record", kind)
+		h.t.Fatalf("no %s is on the record, want one with the code %q", kind, code)
 	}
 	last := rows[len(rows)-1]
 	if last.Data.Code != code {

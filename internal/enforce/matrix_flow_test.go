@@ -33,10 +33,7 @@ func TestMatrix_UntrustedSink(t *testing.T) {
 	h := newHouse(t)
 	h.want(h.call("read_mail", `{}`), enforce.Released, "")
 	a := h.call("send_mail", `{"to":"eve@example.com","text":"hi"}`)
-	h.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" || a.Reason == "" || !a.Listed {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h.forbidden(a, "untrusted-sink")
 	b := h.call("pay", `{"iban":"GB82 WEST 1234 5698 7654 32","amount":5}`)
 	h.wantRule(b, "untrusted-sink")
 	if got := h.recorded(h.run.ID, audit.CallRefused, "denied"); got.Data.Outcome != audit.OutcomeDenied || len(got.Parts) != 2 {
@@ -117,8 +114,9 @@ func TestMatrix_PolicyEvaluationError(t *testing.T) {
 	h.want(h.call("list_files", `{}`), enforce.Released, "")
 	h.want(h.call("list_files", `{}`), enforce.Released, "")
 	a := h.call("note", `{}`)
-	if a.Verdict != enforce.Denied || len(h.office.calls()) != 2 {
-		t.Fatalf("%+v", a.Outcome)
+	h.forbidden(a, policy.RuleError)
+	if len(h.office.calls()) != 2 {
+		t.Error("it was forwarded")
 	}
 	got := h.recorded(h.run.ID, audit.CallRefused, "denied")
 	if got.Data.Decided.Rules[0].ID != policy.RuleError || len(got.Data.Decided.Errors) == 0 {
@@ -270,10 +268,7 @@ func TestMatrix_PoisonBetweenDecisionAndCommit(t *testing.T) {
 	h2.approved("send_mail", eve)
 	s.left.Store(1)
 	a := h2.call("send_mail", eve)
-	h2.want(a, enforce.Denied, "denied")
-	if a.Rule != "untrusted-sink" || len(h2.office.calls()) != 0 {
-		t.Errorf("%+v", a.Outcome)
-	}
+	h2.forbidden(a, "untrusted-sink")
 }
 
 func TestMatrix_ApproverNoLongerMay(t *testing.T) {
@@ -291,10 +286,7 @@ func TestMatrix_ApproverNoLongerMay(t *testing.T) {
 				return tx.People().PutPerson(p)
 			})
 			h.want(h.call("pay", pays), enforce.Pending, "approval_pending")
-			rows := h.events(h.run.ID, audit.CallDecided)
-			if got := rows[len(rows)-1].Data.Decided.Code; got != "approval_quorum_lost" {
-				t.Errorf("the reason on the record is %q", got)
-			}
+			h.because("approval_quorum_lost")
 			if len(h.office.calls()) != 0 {
 				t.Error("it was forwarded")
 			}
@@ -316,10 +308,7 @@ func TestMatrix_ApprovalUnderAnotherPolicy(t *testing.T) {
 		unless { context has approval && context.approval.satisfies.contains("second-look") };`)
 	h.must(h.lib.Refresh(t.Context()))
 	h.want(h.call("pay", pays), enforce.Pending, "approval_pending")
-	rows := h.events(h.run.ID, audit.CallDecided)
-	if got := rows[len(rows)-1].Data.Decided.Code; got != "approval_rules_changed" {
-		t.Errorf("the reason on the record is %q", got)
-	}
+	h.because("approval_rules_changed")
 	// A question that is still open is closed when it no longer asks for what is missing.
 	h.apply("")
 	h.must(h.lib.Refresh(t.Context()))
@@ -374,10 +363,7 @@ func TestMatrix_ApprovalExpired(t *testing.T) {
 	h.approved("pay", pays)
 	h.pass(15 * time.Minute)
 	h.want(h.call("pay", pays), enforce.Pending, "approval_pending")
-	rows := h.events(h.run.ID, audit.CallDecided)
-	if got := rows[len(rows)-1].Data.Decided.Code; got != "approval_expired" {
-		t.Errorf("the reason on the record is %q", got)
-	}
+	h.because("approval_expired")
 }
 
 func TestMatrix_ApprovalDenied(t *testing.T) {

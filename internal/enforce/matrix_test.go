@@ -141,9 +141,7 @@ func TestMatrix_EditedApproval(t *testing.T) {
 		return tx.Approvals().Update(a)
 	})
 	h.want(h.call("pay", pays), enforce.Pending, "approval_pending")
-	if got := h.events(h.run.ID, audit.CallDecided); got[len(got)-1].Data.Decided.Code != "approval_binding_mismatch" {
-		t.Errorf("decided = %+v", got[len(got)-1].Data.Decided)
-	}
+	h.because("approval_binding_mismatch")
 }
 
 func TestMatrix_ApprovalUsedTwice(t *testing.T) {
@@ -155,10 +153,7 @@ func TestMatrix_ApprovalUsedTwice(t *testing.T) {
 	if a.Approval.ID == first {
 		t.Error("the consumed approval is pending again")
 	}
-	rows := h.events(h.run.ID, audit.CallDecided)
-	if got := rows[len(rows)-1].Data.Decided.Code; got != "approval_consumed" {
-		t.Errorf("the reason on the record is %q", got)
-	}
+	h.because("approval_consumed")
 	if n := len(h.office.calls()); n != 1 {
 		t.Errorf("forwarded %d times", n)
 	}
@@ -189,11 +184,10 @@ func TestMatrix_RequesterApproving(t *testing.T) {
 	h := newHouse(t)
 	a := h.call("pay", pays)
 	h.want(a, enforce.Pending, "approval_pending")
-	if err := h.decide(a.Approval.ID, "ada", approval.Yes); fault.CodeOf(err) != "approval_excluded_requester" {
-		t.Errorf("the opener may approve: %v", err)
-	}
-	if err := h.decide(a.Approval.ID, "olga", approval.Yes); fault.CodeOf(err) != "approval_excluded_owner" {
-		t.Errorf("the owner may approve: %v", err)
+	for who, want := range map[string]string{"ada": "approval_excluded_requester", "olga": "approval_excluded_owner"} {
+		if err := h.decide(a.Approval.ID, who, approval.Yes); fault.CodeOf(err) != want {
+			t.Errorf("%s decided: %v, want %s", who, err, want)
+		}
 	}
 }
 
@@ -232,7 +226,7 @@ func TestMatrix_AuthorOfTheEnablingChange(t *testing.T) {
 			a := h.call("pay", pays)
 			h.want(a, enforce.Pending, "approval_pending")
 			if err := h.decide(a.Approval.ID, "pia", approval.Yes); fault.CodeOf(err) != "approval_excluded_author_of_change" {
-				t.Errorf("err = %v", err)
+				t.Fatalf("pia decided: %v, want approval_excluded_author_of_change", err)
 			}
 			h.must(h.decide(a.Approval.ID, "tom", approval.Yes))
 			h.want(h.call("pay", pays), enforce.Released, "")
@@ -272,7 +266,7 @@ func TestMatrix_FiftyParallelUsesOfOneGrantAskedAhead(t *testing.T) {
 		h.want(a, enforce.Pending, "approval_pending")
 	}
 	if n := len(h.office.calls()); released != 1 || n != 1 {
-		t.Errorf("released %d, forwarded %d", released, n)
+		t.Fatalf("released %d, forwarded %d; want one, and grant_used for the rest", released, n)
 	}
 	used := 0
 	for _, g := range h.grants(h.run.ID) {
@@ -283,10 +277,7 @@ func TestMatrix_FiftyParallelUsesOfOneGrantAskedAhead(t *testing.T) {
 	if used != 1 {
 		t.Errorf("%d grants were used", used)
 	}
-	rows := h.events(h.run.ID, audit.CallDecided)
-	if got := rows[len(rows)-1].Data.Decided.Code; got != "grant_used" {
-		t.Errorf("the reason on the record is %q", got)
-	}
+	h.because("grant_used")
 }
 
 func TestMatrix_ToolNotInTheCatalogue(t *testing.T) {
