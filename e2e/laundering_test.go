@@ -304,9 +304,12 @@ func (d *deployment) walk(t *rapid.T) *walk {
 func (w *walk) ctx() context.Context { return w.deployment.t.Context() }
 
 func (w *walk) bridge(t *rapid.T) *bridge { return rapid.SampledFrom(w.bridges).Draw(t, "bridge") }
-func (w *walk) any(t *rapid.T) *modelRun  { return rapid.SampledFrom(w.runs).Draw(t, "run") }
-func (w *walk) value(t *rapid.T) string   { return rapid.SampledFrom(values).Draw(t, "value") }
-func (w *walk) agent(t *rapid.T) int      { return rapid.IntRange(0, len(w.agents)-1).Draw(t, "agent") }
+func (w *walk) any(t *rapid.T) *modelRun {
+	live := slices.DeleteFunc(slices.Clone(w.runs), func(r *modelRun) bool { return r.ended })
+	return rapid.SampledFrom(live).Draw(t, "run")
+}
+func (w *walk) value(t *rapid.T) string { return rapid.SampledFrom(values).Draw(t, "value") }
+func (w *walk) agent(t *rapid.T) int    { return rapid.IntRange(0, len(w.agents)-1).Draw(t, "agent") }
 func (w *walk) earlier(b *bridge) (is bool) {
 	for _, r := range w.runs {
 		is = is || r.holder != nil && r.holder.instance == b.instance && r.marked()
