@@ -235,6 +235,10 @@ func (r *Road) who(tx store.Tx, c Caller) (allowed, policy.Principal, error) {
 			return allowed{}, policy.Principal{}, fault.New(fault.Suspended, op, "person_suspended", "%s is suspended", p.Name).
 				WithFix("ask an operator: chaperone person resume %s", p.Name)
 		}
+		if _, bound := p.KeyBy(cred.JKT); !bound {
+			return allowed{}, policy.Principal{}, fault.New(fault.Unauthenticated, op, "key_mismatch", "the key no longer speaks for %s", p.Name).
+				WithFix("log in again with a fresh code: chaperone login --code CODE")
+		}
 		out := policy.Principal{Kind: "Person", Name: p.Name, Groups: p.Standing()}
 		for _, role := range p.Roles {
 			out.Roles = append(out.Roles, string(role))
