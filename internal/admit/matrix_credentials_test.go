@@ -52,6 +52,8 @@ func TestMatrix_SuspendedAgent(t *testing.T) {
 	mine, beside := h.open("p"), other.open("p")
 	wantCode(t, w.road.SuspendAgent(t.Context(), operator, h.agent.ID, "odd"), "")
 	for range 2 {
+		_, err := h.token(office, &admit.RunOrder{Purpose: "q"}) // for a run that nobody has stopped
+		wantRefusal(t, "a request by a suspended agent", err, "agent_suspended")
 		wantRefusal(t, "a credential of a suspended agent", h.use(mine.Token, office), "agent_suspended")
 		wantCode(t, other.use(beside.Token, office), "")
 		w.restart()
