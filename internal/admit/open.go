@@ -21,6 +21,9 @@ import (
 // everything is the limit of a list that must be whole.
 const everything = 1 << 20
 
+// maxRuns is how many runs one instance may have open at a time.
+const maxRuns = 256
+
 // basis is what a run is opened or continued on, as read before the transaction; compare finds what moved since.
 type basis struct {
 	agent     identity.Agent
@@ -79,6 +82,12 @@ func (r *Road) openOwn(tx store.Tx, b *basis, jkt string, order *RunOrder, now t
 	if err != nil {
 		return err
 	}
+	if open, err := openRuns(tx, b.instance.ID, now); err != nil {
+		return err
+	} else if open >= maxRuns {
+		return fault.New(fault.Limited, "admit.Token", "too_many_runs", "the instance has %d open runs", open).
+			WithFix("continue one of them, or have some ended: chaperone run end")
+	}
 	b.run, err = run.Open(run.Order{
 		Agent: b.agent.ID, AgentName: b.agent.Name, AgentType: b.agent.Type, Instance: b.instance.ID,
 		Opener:  run.Opener{Kind: run.ByAgent, Name: b.agent.Name, JKT: jkt},
@@ -104,6 +113,19 @@ func startOf(tx store.Tx, in identity.Instance) (label.Label, error) {
 		out = out.Join(run.Effective(one, above, in.Carried))
 	}
 	return out, nil
+}
+
+// openRuns counts the runs that an instance still has, so that opening one stays cheap for everybody.
+func openRuns(tx store.Tx, in id.Instance, now time.Time) (n int, err error) {
+	for one, err := range tx.Runs().Runs(run.Filter{Instance: in, State: run.Active, Limit: everything}) {
+		if err != nil {
+			return n, err
+		}
+		if one.Alive(now) {
+			n++
+		}
+	}
+	return n, nil
 }
 
 func continueRun(tx store.Tx, b *basis, order *RunOrder, now time.Time) error {

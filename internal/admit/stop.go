@@ -115,7 +115,7 @@ func (r *Road) RevokeInstance(ctx context.Context, by audit.Actor, which id.Inst
 		if in.RevokedAt.IsZero() {
 			return nil
 		}
-		return fault.New(fault.Conflict, op, "illegal_transition", "the instance was revoked before")
+		return fault.New(fault.Conflict, op, "illegal_transition", "the instance was revoked before").WithFix("nothing is left to do")
 	}
 	if err := already(in); err != nil {
 		return err
@@ -157,8 +157,8 @@ func (r *Road) ResumeAgent(ctx context.Context, by audit.Actor, which id.Agent, 
 		return err
 	}
 	if a.State != identity.Suspended {
-		_, err := a.Move(identity.Suspended, "")
-		return fault.New(fault.Conflict, "admit.ResumeAgent", "illegal_transition", "the agent is %s, not suspended", a.State).WithCause(err)
+		return fault.New(fault.Conflict, "admit.ResumeAgent", "illegal_transition", "the agent is %s, not suspended", a.State).
+			WithFix("look at the agent's state first: chaperone agent show %s", a.Name)
 	}
 	next, err := a.Move(identity.Active, reason)
 	if err != nil {

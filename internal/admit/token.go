@@ -57,7 +57,7 @@ type issuedData struct {
 // Errors by kind. Unauthenticated: the codes of identity's verifiers, "no_assertion", "unknown_client", "key_mismatch",
 // "assertion_replayed", "use_dpop_nonce", "proof_replayed". Suspended: "agent_...", "instance_revoked", "person_suspended", "run_ended",
 // "run_expired", "run_suspended". Invalid: "unknown_audience", "run_required", "run_not_for_people", "bad_run_order", and run.Open's. Denied:
-// "run_of_another_agent", "run_of_another_instance". NotFound: "run_unknown". Unavailable: "clock_stepped_back". Conflict: "snapshot_moved".
+// "run_of_another_agent", "run_of_another_instance". NotFound: "run_unknown". Limited: "too_many_runs" (256 open ones). Unavailable: "clock_stepped_back". Conflict: "snapshot_moved".
 func (r *Road) Token(ctx context.Context, req TokenRequest) (TokenAnswer, error) {
 	var named id.Run
 	if req.Run != nil {

@@ -328,3 +328,29 @@ func TestOpenRunByAnOrchestrator(t *testing.T) {
 		t.Errorf("a poisoned orchestrator in a new run: %+v, %v", r, err)
 	}
 }
+
+func TestOpenRunsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	h := w.enrol(w.register("mailer"))
+	w.update(func(tx store.Tx) error {
+		for range 255 {
+			r, err := run.Open(run.Order{Agent: h.agent.ID, AgentName: "mailer", AgentType: "office", Instance: h.instance.ID,
+				Opener: run.Opener{Kind: run.ByAgent, Name: "mailer", JKT: h.key.JKT()}}, w.clock.now())
+			if err != nil {
+				return err
+			}
+			if err := tx.Runs().Insert(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	last := h.open("the 256th")
+	_, err := h.token(office, &admit.RunOrder{Purpose: "one more"})
+	wantCode(t, err, "too_many_runs")
+	h.must(office, &admit.RunOrder{Continue: last.Run.ID})
+	wantCode(t, w.road.EndRun(t.Context(), operator, last.Run.ID, "done"), "")
+	h.open("again")
+	w.clock.move(2 * time.Hour) // those past their end do not count
+	h.open("later")
+}

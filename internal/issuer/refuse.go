@@ -39,7 +39,7 @@ func wordOf(code string) string {
 	case "agent_suspended", "agent_retired", "agent_expired", "agent_not_enrolled", "instance_revoked", "person_suspended", "not_your_credential":
 		return "unauthorized_client"
 	case "join_code", "login_code", "key_bound", "too_many_keys", "run_ended", "run_expired", "run_suspended", "run_unknown",
-		"run_of_another_agent", "run_of_another_instance":
+		"run_of_another_agent", "run_of_another_instance", "too_many_runs":
 		return "invalid_grant"
 	case "unknown_audience", "one_audience": // RFC 8707 §2
 		return "invalid_target"
