@@ -18,6 +18,7 @@ import (
 
 // denial is what the gateway says of a refused or pending call, beside the text, under _meta.
 type denial struct {
+	Verdict  string `json:"verdict"`
 	Code     string `json:"code"`
 	Decision string `json:"decision"`
 	Rule     string `json:"rule"`
@@ -31,6 +32,12 @@ func (r reply) denial() (denial, error) {
 	}
 	var d denial
 	return d, json.Unmarshal(b, &d)
+}
+
+// pending reports whether the call still waits for a person.
+func (r reply) pending() bool {
+	d, err := r.denial()
+	return err == nil && d.Verdict == "pending"
 }
 
 // leaf is what the story reads of a record.
@@ -159,6 +166,9 @@ func (s *story) approved(ctx context.Context) error {
 		return err
 	}
 	got := <-done
+	for got.err == nil && got.pending() { // the call is held for seconds only; the same call again goes on waiting
+		got.reply, got.err = s.agent.Tell("call", "payment_send", args)
+	}
 	if got.err != nil {
 		return got.err
 	}

@@ -72,7 +72,7 @@ func (s *Stage) Environ() []string {
 		"XDG_CONFIG_HOME=" + filepath.Join(s.Dir, "config"), "NO_COLOR=1",
 		"CHAPERONE_PUBLIC_URL=" + s.Public, "CHAPERONE_API_URL=" + s.API,
 		"CHAPERONE_LISTEN_AGENTS=" + strings.TrimPrefix(s.Public, "http://"), "CHAPERONE_LISTEN_PEOPLE=" + strings.TrimPrefix(s.API, "http://"),
-		"CHAPERONE_LOG_LEVEL=" + s.Level}
+		"CHAPERONE_LOG_LEVEL=" + s.Level, "CHAPERONE_LIMITS_HOLD=8s"}
 }
 
 // Proc is a started process.
