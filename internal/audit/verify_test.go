@@ -369,3 +369,22 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N*len(recs))/b.Elapsed().Seconds(), "records/s")
 }
+
+func FuzzTilePath(f *testing.F) {
+	for _, seed := range []string{"tile/0/000", "tile/1/x001/234.p/5", "tile/entries/000.p/255", "tile/0/../000", "tile/00/000"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		level, n, width, ok := audit.ParseTilePath(path)
+		if !ok {
+			return
+		}
+		again := audit.EntriesPath(n, width)
+		if level >= 0 {
+			again = audit.TilePath(level, n, width)
+		}
+		if again != path || !fs.ValidPath(path) || strings.ContainsAny(path, "\\\x00") || n < 0 || width < 1 || width > 256 {
+			t.Fatalf("%q was read as %d %d %d", path, level, n, width)
+		}
+	})
+}

@@ -56,7 +56,7 @@ func TestForeignLeafStopsTheFollower(t *testing.T) {
 	must(t, l.Close())
 	// The next start refuses too, and does not mistake it for a restored database.
 	l = h.open(t)
-	wantCode(t, l.Run(t.Context(), h.store), "log_diverged")
+	wantCode(t, ran(t, l, h.store), "log_diverged")
 	must(t, l.Close())
 	// And the way out that the fault names works.
 	must(t, os.RemoveAll(h.log()))

@@ -57,7 +57,7 @@ func TestLogAheadOfARestoredDatabase(t *testing.T) {
 
 	restore()
 	l = h.open(t)
-	err := l.Run(t.Context(), h.store)
+	err := ran(t, l, h.store)
 	wantCode(t, err, "log_ahead")
 	if f, _ := errors.AsType[*fault.Error](err); !strings.Contains(f.Fix, "restore --accept") || !strings.Contains(f.Fix, "records 10 to 14") {
 		t.Errorf("fix: %s", f.Fix)
@@ -123,7 +123,7 @@ func TestAcceptedRestoreGoesOn(t *testing.T) {
 	// The lost records are in the log only: it cannot be made again from the table.
 	must(t, os.RemoveAll(h.log()))
 	l = h.open(t)
-	wantCode(t, l.Run(t.Context(), h.store), "log_gap")
+	wantCode(t, ran(t, l, h.store), "log_gap")
 }
 
 // A table that differs from what is in the log is refused, at the start and when a lost log is made again.
@@ -135,12 +135,12 @@ func TestTableThatDiffersFromTheLog(t *testing.T) {
 	settled(t, l, h, 40)
 	must(t, stop())
 	l = h.open(t)
-	wantCode(t, l.Run(t.Context(), other.store), "log_diverged")
+	wantCode(t, ran(t, l, other.store), "log_diverged")
 	must(t, l.Close())
 	// Without the tree's state it is made again, until it meets the checkpoint that was published.
 	must(t, os.RemoveAll(filepath.Join(h.log(), ".state")))
 	l = h.open(t)
-	wantCode(t, l.Run(t.Context(), other.store), "log_diverged")
+	wantCode(t, ran(t, l, other.store), "log_diverged")
 }
 
 func TestExportWhileTheLogGrows(t *testing.T) {
