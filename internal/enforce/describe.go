@@ -36,15 +36,13 @@ func (c *call) describe(ctx context.Context) *refusal {
 	if no := c.checkPin(ctx); no != nil {
 		return no
 	}
-	if c.req.Kind == catalog.KindTool && c.req.Agree != nil {
-		if err := c.req.Agree(c.pin.Raw); err != nil {
-			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
-		}
-	}
 	if c.req.Kind == catalog.KindTool {
-		err := catalog.CheckArguments(c.pin.Raw, c.args)
-		if err == nil && c.req.Definition != nil {
-			err = c.req.Definition(c.pin.Raw)
+		var err error
+		if c.req.Agree != nil {
+			err = c.req.Agree(c.pin.Raw)
+		}
+		if err == nil {
+			err = catalog.CheckArguments(c.pin.Raw, c.args)
 		}
 		if err != nil {
 			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))

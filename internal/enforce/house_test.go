@@ -372,6 +372,9 @@ func (h *house) wantRule(a answer, rule string) {
 		h.t.Fatalf("verdict %s, code %q, rule %q, error %v; want denied by the rule %q", a.Verdict, a.Code, a.Rule, a.err, rule)
 	}
 	h.want(a, enforce.Denied, "denied")
+	if a.Reason == "" || !a.Listed {
+		h.t.Fatalf("the caller is not told why: %+v", a.Outcome)
+	}
 }
 
 // wantHidden asserts that a call got the one answer of what may not be seen, and that its true reason is on the record.
@@ -382,14 +385,6 @@ func (h *house) wantHidden(a answer, code string) {
 	}
 	h.want(a, enforce.Denied, enforce.CodeNotListed)
 	h.recorded(a.Run, audit.CallRefused, code)
-}
-
-// forbidden asserts that this rule denied a call, and that the caller was told so.
-func (h *house) forbidden(a answer, rule string) {
-	h.t.Helper()
-	if a.Verdict != enforce.Denied || a.Code != "denied" || a.Rule != rule || a.Reason == "" || !a.Listed || a.err != nil {
-		h.t.Fatalf("verdict %s, code %q, rule %q, error %v; want a denial by the rule %q", a.Verdict, a.Code, a.Rule, a.err, rule)
-	}
 }
 
 // because asserts why consent that was given earlier did not serve.

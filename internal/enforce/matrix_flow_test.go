@@ -33,7 +33,7 @@ func TestMatrix_UntrustedSink(t *testing.T) {
 	h := newHouse(t)
 	h.want(h.call("read_mail", `{}`), enforce.Released, "")
 	a := h.call("send_mail", `{"to":"eve@example.com","text":"hi"}`)
-	h.forbidden(a, "untrusted-sink")
+	h.wantRule(a, "untrusted-sink")
 	b := h.call("pay", `{"iban":"GB82 WEST 1234 5698 7654 32","amount":5}`)
 	h.wantRule(b, "untrusted-sink")
 	if got := h.recorded(h.run.ID, audit.CallRefused, "denied"); got.Data.Outcome != audit.OutcomeDenied || len(got.Parts) != 2 {
@@ -114,7 +114,7 @@ func TestMatrix_PolicyEvaluationError(t *testing.T) {
 	h.want(h.call("list_files", `{}`), enforce.Released, "")
 	h.want(h.call("list_files", `{}`), enforce.Released, "")
 	a := h.call("note", `{}`)
-	h.forbidden(a, policy.RuleError)
+	h.wantRule(a, policy.RuleError)
 	if len(h.office.calls()) != 2 {
 		t.Error("it was forwarded")
 	}
@@ -268,7 +268,7 @@ func TestMatrix_PoisonBetweenDecisionAndCommit(t *testing.T) {
 	h2.approved("send_mail", eve)
 	s.left.Store(1)
 	a := h2.call("send_mail", eve)
-	h2.forbidden(a, "untrusted-sink")
+	h2.wantRule(a, "untrusted-sink")
 }
 
 func TestMatrix_ApproverNoLongerMay(t *testing.T) {
@@ -439,7 +439,7 @@ func TestMatrix_NamedRefusals(t *testing.T) {
 	h.want(h.call("note", `{}`, func(r *enforce.Request) { r.Presented.Token = id.NewRun(start).String() }), enforce.Failed, "run_unknown")
 	refuse := func(code string) func(*enforce.Request) {
 		return func(r *enforce.Request) {
-			r.Definition = func([]byte) error { return fault.New(fault.Invalid, "test", code, "no") }
+			r.Agree = func([]byte) error { return fault.New(fault.Invalid, "test", code, "no") }
 		}
 	}
 	h.want(h.call("note", `{}`, refuse("header_mismatch")), enforce.Denied, "header_mismatch")

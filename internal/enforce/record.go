@@ -31,23 +31,13 @@ func (c *call) answer(ctx context.Context) *refusal {
 			c.outcome_ = audit.OutcomeUnknown
 			return c.statusOr(fail(err))
 		}
-		if m.Raw == nil && c.req.HTTPMethod == "GET" && !c.begun {
-			// The stream of a session opens. It may say nothing for hours, and the client waits for its header.
-			if no := c.recordPart(ctx, found{place: part}); no != nil { // 11
-				return no
-			}
-			if no := c.release([]Incoming{m}); no != nil { // 12
-				return no
-			}
-			continue
-		}
 		if m.Raw == nil && !c.method.stream {
 			if len(held) < mostHeld {
 				held = append(held, m)
 			}
 			continue
 		}
-		f := found{place: part} // an empty event of a stream that stays open, whose header must travel
+		f := found{place: part} // an empty event of a stream that stays open: the client waits for its header
 		var no *refusal
 		if m.Raw != nil {
 			if f, no = c.inspect(ctx, m); no != nil { // 10

@@ -43,10 +43,7 @@ type Request struct {
 	Reply string
 	// Task is the task id that the method names (tasks/get, tasks/result, tasks/cancel, tasks/update), "" for none.
 	Task string
-	// Definition, if set, is the door's own check of the call against the pinned definition: header parameters, spelling of
-	// arguments. It is made once the caller is known to see the thing; the fault's code is the named reason.
-	Definition func(definition []byte) error
-	Body       []byte // the original bytes, forwarded as they are
+	Body []byte // the original bytes, forwarded as they are
 	// Header holds what may be passed on to the upstream. Credentials are dropped again in step 9.
 	Header     map[string][]string
 	HTTPMethod string // POST, GET or DELETE
