@@ -203,10 +203,15 @@ func (r *Road) refused(ctx context.Context, c client, audience string, run id.Ru
 	} else {
 		ev = about(ev, c.agent, c.instance.ID, id.Run{})
 	}
-	if rerr := r.record(ctx, ev); rerr != nil {
-		r.deps.Log.ErrorContext(ctx, "a refusal could not be put on record", "code", code, "error", rerr)
-	}
+	r.note(ctx, ev)
 	return err
+}
+
+// note puts a refusal on record. If that fails the refusal stands, and the log says so.
+func (r *Road) note(ctx context.Context, ev audit.Event) {
+	if err := r.record(ctx, ev); err != nil {
+		r.deps.Log.ErrorContext(ctx, "a refusal could not be put on record", "type", ev.Type, "error", err)
+	}
 }
 
 // short bounds what a stranger may have put on record.

@@ -239,8 +239,6 @@ func (r *Road) codeRefused(ctx context.Context, kind string, agent identity.Agen
 	if person != "" {
 		ev.Subject = "person:" + person
 	}
-	if rerr := r.record(ctx, ev); rerr != nil {
-		r.deps.Log.ErrorContext(ctx, "a refused code could not be put on record", "error", rerr)
-	}
+	r.note(ctx, ev)
 	return err
 }

@@ -72,9 +72,7 @@ func (r *Road) halt(ctx context.Context, h halting) error {
 		if err != nil {
 			return err
 		}
-		for _, n := range notices {
-			r.deps.Index.Apply(n)
-		}
+		r.apply(notices)
 		if !more {
 			return nil
 		}
@@ -271,17 +269,29 @@ func (r *Road) commit(tx store.Tx, h halting, list []stop, head []audit.Sealed, 
 	if err != nil {
 		return nil, false, err
 	}
+	return notices, more || len(left) > 0, put(tx, notices)
+}
+
+// put stores notices under the position of the events beside them.
+func put(tx store.Tx, notices []revocation.Notice) error {
 	position, err := tx.Events().Next()
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	for i := range notices {
 		notices[i].Position = position
 		if err := tx.Revocations().Put(notices[i]); err != nil {
-			return nil, false, err
+			return err
 		}
 	}
-	return notices, more || len(left) > 0, nil
+	return nil
+}
+
+// apply tells this process of notices that are committed; others read them from the table.
+func (r *Road) apply(notices []revocation.Notice) {
+	for _, n := range notices {
+		r.deps.Index.Apply(n)
+	}
 }
 
 // write stops one run as it stands now, and takes what was found with it.

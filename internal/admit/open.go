@@ -78,13 +78,11 @@ func (r *Road) openOwn(tx store.Tx, b *basis, jkt string, order *RunOrder, now t
 		}
 	}
 	b.opened, b.carried = true, true
-	start, err := startOf(tx, b.instance)
+	start, open, err := startOf(tx, b.instance, now)
 	if err != nil {
 		return err
 	}
-	if open, err := openRuns(tx, b.instance.ID, now); err != nil {
-		return err
-	} else if open >= maxRuns {
+	if open >= maxRuns {
 		return fault.New(fault.Limited, "admit.Token", "too_many_runs", "the instance has %d open runs", open).
 			WithFix("continue one of them, or have some ended: chaperone run end")
 	}
@@ -98,34 +96,24 @@ func (r *Road) openOwn(tx store.Tx, b *basis, jkt string, order *RunOrder, now t
 }
 
 // startOf is what a run starts with that an instance opens for itself: the labels of all its earlier runs (invariant 5). Each is in
-// what the instance carries as of the run's last step; an ancestor may have met more since.
-func startOf(tx store.Tx, in identity.Instance) (label.Label, error) {
-	out := in.Carried
+// what the instance carries as of the run's last step; an ancestor may have met more since. open counts those that go on.
+func startOf(tx store.Tx, in identity.Instance, now time.Time) (start label.Label, open int, err error) {
+	start = in.Carried
 	earlier, err := collect(tx.Runs().Runs(run.Filter{Instance: in.ID, State: run.Active, Limit: everything}))
 	if err != nil {
-		return out, err
+		return start, 0, err
 	}
 	for _, one := range earlier {
+		if one.Alive(now) {
+			open++
+		}
 		above, err := ancestors(tx, one)
 		if err != nil {
-			return out, err
+			return start, 0, err
 		}
-		out = out.Join(run.Effective(one, above, in.Carried))
+		start = start.Join(run.Effective(one, above, in.Carried))
 	}
-	return out, nil
-}
-
-// openRuns counts the runs that an instance still has, so that opening one stays cheap for everybody.
-func openRuns(tx store.Tx, in id.Instance, now time.Time) (n int, err error) {
-	for one, err := range tx.Runs().Runs(run.Filter{Instance: in, State: run.Active, Limit: everything}) {
-		if err != nil {
-			return n, err
-		}
-		if one.Alive(now) {
-			n++
-		}
-	}
-	return n, nil
+	return start, open, nil
 }
 
 func continueRun(tx store.Tx, b *basis, order *RunOrder, now time.Time) error {
@@ -237,7 +225,7 @@ func (b basis) compare(tx store.Tx) error {
 			return errMoved
 		}
 		if b.opened && b.run.Instance == in.ID {
-			if start, err := startOf(tx, in); err != nil {
+			if start, _, err := startOf(tx, in, time.Time{}); err != nil {
 				return err
 			} else if !b.run.Label.Covers(start) {
 				return errMoved
@@ -267,6 +255,25 @@ func (b basis) compare(tx store.Tx) error {
 		}
 	}
 	return nil
+}
+
+// store commits a run that was opened or continued, if what it rests on has not moved.
+func (r *Road) store(ctx context.Context, b basis, now time.Time, spend func(store.Tx) error, events []audit.Sealed) error {
+	return r.deps.Store.Update(ctx, func(tx store.Tx) error {
+		if err := checkClock(tx, now); err != nil {
+			return err
+		}
+		if err := b.compare(tx); err != nil {
+			return err
+		}
+		if err := spend(tx); err != nil {
+			return err
+		}
+		if err := b.write(tx); err != nil {
+			return err
+		}
+		return appendAll(tx, events)
+	})
 }
 
 // write stores the run. Whoever takes a run up carries its label from then on, whether or not they take a step in it.
@@ -359,159 +366,4 @@ func (r *Road) opened(kind string, by audit.Actor, of run.Run, at time.Time) (au
 	}
 	ev.Parts = map[string][]byte{"statement": stated}
 	return ev, nil
-}
-
-// Opening is a run that a person or an orchestrator opens for an agent, named by name.
-type Opening struct {
-	Agent   string
-	Purpose string
-	Plan    []run.PlanStep
-	Budgets run.Budgets
-	Parent  id.Run
-}
-
-// OpenRun opens a run for an agent under the opener's own key. The caller has decided by policy that the opener may; here it is
-// decided what their word is worth. A person's clears, and the run starts clean but for its ancestors' labels. An orchestrator's run
-// is always started from the run its credential names (a chain of authority only narrows), and clears only while that run is
-// trusted: what a stranger may have dictated to it is not its own word, and is then recorded as the agent kind of opener.
-//
-// Errors, besides run.Open's: NotFound "agent_unknown", "run_unknown"; Denied "not_orchestrator", "orchestrator_self", "not_own_run";
-// Suspended as in Token; Unauthenticated "key_mismatch" (the person's key was unbound); Unavailable "clock_stepped_back".
-func (r *Road) OpenRun(ctx context.Context, opener identity.Credential, in Opening) (run.Run, error) {
-	now, err := r.now(ctx)
-	if err != nil {
-		return run.Run{}, err
-	}
-	var out run.Run
-	err = again(func() error {
-		b, by, kind, err := r.opening(ctx, opener, in, now)
-		if err != nil {
-			return err
-		}
-		ev, err := r.opened(kind, by, b.run, now)
-		if err != nil {
-			return err
-		}
-		ev.Subject = "run:" + b.run.ID.String()
-		sealed, err := r.seal(about(ev, b.agent, id.Instance{}, b.run.ID))
-		if err != nil {
-			return err
-		}
-		out = b.run
-		return r.deps.Store.Update(ctx, func(tx store.Tx) error {
-			if err := checkClock(tx, now); err != nil {
-				return err
-			}
-			if err := b.compare(tx); err != nil {
-				return err
-			}
-			if err := b.write(tx); err != nil {
-				return err
-			}
-			return appendAll(tx, sealed)
-		})
-	})
-	if err != nil {
-		return run.Run{}, err
-	}
-	return out, nil
-}
-
-func (r *Road) opening(ctx context.Context, opener identity.Credential, in Opening, now time.Time) (b basis, by audit.Actor, kind string, err error) {
-	const op = "admit.OpenRun"
-	err = r.deps.Store.View(ctx, func(tx store.Tx) (err error) {
-		b.agent, err = tx.Registry().Agent(in.Agent)
-		if fault.Is(err, fault.NotFound) {
-			return fault.New(fault.NotFound, op, "agent_unknown", "there is no such agent").WithFix("see chaperone agent list")
-		} else if err != nil {
-			return err
-		}
-		if err := b.agent.MayAct(now); err != nil && fault.CodeOf(err) != "agent_not_enrolled" {
-			return err
-		}
-		order := run.Order{
-			Agent: b.agent.ID, AgentName: b.agent.Name, AgentType: b.agent.Type, Purpose: in.Purpose, Plan: in.Plan, Budgets: in.Budgets,
-		}
-		if opener.IsPerson() {
-			kind = audit.RunOpenedForAgent
-			p, err := personOf(tx, opener)
-			if err != nil {
-				return err
-			}
-			b.person = p
-			by = audit.Actor{Kind: audit.ActorPerson, ID: p.ID.String(), Name: p.Name, JKT: opener.JKT}
-			order.Opener = run.Opener{Kind: run.ByPerson, Name: p.Name, JKT: opener.JKT}
-			order.Parent, err = r.parent(tx, &b, in.Parent, now)
-			if err != nil {
-				return err
-			}
-		} else {
-			kind = audit.RunOpened
-			by, order.Opener, err = orchestrator(tx, opener, b.agent, now)
-			if err != nil {
-				return err
-			}
-			if !in.Parent.IsZero() && in.Parent != opener.Run {
-				return fault.New(fault.Denied, op, "not_own_run", "an orchestrator starts runs from its own run").WithFix("leave the parent out")
-			}
-			if order.Parent, err = r.parent(tx, &b, opener.Run, now); err != nil {
-				return err
-			}
-			own, err := tx.Instances().Instance(opener.Instance)
-			if err != nil {
-				return err
-			}
-			order.Start = run.Effective(b.ancestors[0], rest(b.ancestors), own.Carried)
-			if order.Start.IsUntrusted() {
-				order.Opener.Kind = run.ByAgent
-			}
-			b.instance, b.carried = own, true
-		}
-		order.Ancestors = rest(b.ancestors)
-		b.opened = true
-		b.run, err = run.Open(order, now)
-		return r.shallow(b.run, err)
-	})
-	return b, by, kind, err
-}
-
-// personOf returns the person behind a credential, who may act and still has the key.
-func personOf(tx store.Tx, c identity.Credential) (people.Person, error) {
-	p, err := tx.People().Person(c.Person.String())
-	if err != nil {
-		return p, err
-	}
-	if _, bound := p.KeyBy(c.JKT); !bound {
-		return p, keyMismatch("the key is not bound to this person any more")
-	}
-	return p, (client{person: p}).mayAct(time.Time{})
-}
-
-// orchestrator returns the agent behind a credential if it may open runs for the other.
-func orchestrator(tx store.Tx, c identity.Credential, target identity.Agent, now time.Time) (audit.Actor, run.Opener, error) {
-	const op = "admit.OpenRun"
-	a, err := tx.Registry().Agent(c.Agent.String())
-	if err != nil {
-		return audit.Actor{}, run.Opener{}, err
-	}
-	in, err := tx.Instances().Instance(c.Instance)
-	if err != nil {
-		return audit.Actor{}, run.Opener{}, err
-	}
-	switch err := (client{agent: a, instance: in}).mayAct(now); {
-	case err != nil:
-		return audit.Actor{}, run.Opener{}, err
-	case !a.Orchestrator || a.Kind != identity.KindService:
-		return audit.Actor{}, run.Opener{}, fault.New(fault.Denied, op, "not_orchestrator", "the agent may not open runs for others").
-			WithFix("ask a person to open it: chaperone run open --agent %s", target.Name)
-	case a.ID == target.ID:
-		return audit.Actor{}, run.Opener{}, fault.New(fault.Denied, op, "orchestrator_self", "nobody opens a run for themselves that clears values").
-			WithFix("ask a person to open it: chaperone run open --agent %s", target.Name)
-	}
-	return agentActor(a, c.JKT), run.Opener{Kind: run.ByOrchestrator, Name: a.Name, JKT: c.JKT}, nil
-}
-
-func (r *Road) personNow(ctx context.Context, which id.Person) (p people.Person, err error) {
-	err = r.deps.Store.View(ctx, func(tx store.Tx) (err error) { p, err = tx.People().Person(which.String()); return err })
-	return p, err
 }

@@ -72,27 +72,22 @@ func (r *Road) revoke(ctx context.Context, by audit.Actor, cred identity.Credent
 	if err != nil {
 		return err
 	}
-	notice := revocation.Notice{
+	notices := []revocation.Notice{{
 		Kind: revocation.Credential, ID: cred.JTI, Dead: true, Final: true, Reason: reason, At: at, Until: cred.ExpiresAt.Add(rememberFor),
-	}
+	}}
 	err = r.deps.Store.Update(ctx, func(tx store.Tx) error {
 		if with != nil {
 			if err := with(tx); err != nil {
 				return err
 			}
 		}
-		position, err := tx.Events().Next()
-		if err != nil {
-			return err
-		}
-		notice.Position = position
-		if err := tx.Revocations().Put(notice); err != nil {
+		if err := put(tx, notices); err != nil {
 			return err
 		}
 		return appendAll(tx, sealed)
 	})
 	if err == nil {
-		r.deps.Index.Apply(notice)
+		r.apply(notices)
 	}
 	return err
 }

@@ -195,22 +195,13 @@ func (r *Road) ResumeAgent(ctx context.Context, by audit.Actor, which id.Agent, 
 					return err
 				}
 			}
-			position, err := tx.Events().Next()
-			if err != nil {
+			if err := put(tx, notices); err != nil {
 				return err
-			}
-			for i := range notices {
-				notices[i].Position = position
-				if err := tx.Revocations().Put(notices[i]); err != nil {
-					return err
-				}
 			}
 			return appendAll(tx, sealed)
 		})
 		if err == nil {
-			for _, n := range notices {
-				r.deps.Index.Apply(n)
-			}
+			r.apply(notices)
 		}
 		return err
 	})

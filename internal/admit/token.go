@@ -190,22 +190,7 @@ func (r *Road) forAgent(ctx context.Context, c client, req TokenRequest, now tim
 	if err != nil {
 		return TokenAnswer{}, err
 	}
-	err = r.deps.Store.Update(ctx, func(tx store.Tx) error {
-		if err := checkClock(tx, now); err != nil {
-			return err
-		}
-		if err := b.compare(tx); err != nil {
-			return err
-		}
-		if err := c.spend(tx); err != nil {
-			return err
-		}
-		if err := b.write(tx); err != nil {
-			return err
-		}
-		return appendAll(tx, sealed)
-	})
-	if err != nil {
+	if err := r.store(ctx, b, now, c.spend, sealed); err != nil {
 		return TokenAnswer{}, err
 	}
 	return TokenAnswer{Token: token, Credential: cred, Run: b.run}, nil
