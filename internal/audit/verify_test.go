@@ -259,7 +259,7 @@ func TestConsistency(t *testing.T) {
 		{"kept is damaged", "checkpoint_invalid", []byte("x"), fresh, fetch},
 	} {
 		newer, err := audit.CheckConsistency(vkey, tt.kept, tt.fresh, tt.fetch)
-		if fault.CodeOf(err) != tt.code || newer {
+		if fault.CodeOf(err) != tt.code || newer || tt.name == "shrunk" && !strings.Contains(err.Error(), "had 700 records and now shows 600") {
 			t.Errorf("%s: %t %v", tt.name, newer, err)
 		}
 	}
