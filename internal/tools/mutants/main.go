@@ -7,10 +7,10 @@
 // A patch begins with three kinds of lines, then holds a unified diff as git writes it:
 //
 //	# row: replayed-proof
-//	# test: ./internal/identity TestReplayedProof
-//	# reason: proof_replayed
+//	# test: ./internal/identity TestMatrix_ReplayedProof
+//	# reason: a replayed proof was accepted, want proof_replayed
 //
-// The reason must appear in the failing output; several such lines must all appear.
+// The reason must appear in the failing output and not in the passing one; several such lines must all appear.
 package main
 
 import (

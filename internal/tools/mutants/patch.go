@@ -100,7 +100,7 @@ func readPatch(file string) (patch, error) {
 	return p, nil
 }
 
-// copyTree copies the files that git tracks, as they are in the work tree, to dir.
+// copyTree copies the files that git tracks or would track, as they are in the work tree, to dir.
 func copyTree(root, dir string, files []string) error {
 	for _, name := range files {
 		from, to := filepath.Join(root, name), filepath.Join(dir, name)

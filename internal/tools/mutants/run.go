@@ -61,21 +61,21 @@ func (r *runner) run(ctx context.Context, only string) (figures, error) {
 		return f, err
 	}
 	defer os.RemoveAll(r.dir)
-	files, err := r.command(ctx, r.root, "git", "ls-files", "-z")
+	files, err := r.command(ctx, r.root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	if err != nil {
 		return f, fmt.Errorf("git ls-files: %w\n%s", err, files)
 	}
 	if err := copyTree(r.root, r.dir, strings.Split(strings.Trim(files, "\x00"), "\x00")); err != nil {
 		return f, err
 	}
-	red, err := r.baseline(ctx, rows, patches)
+	wrong, err := r.baseline(ctx, rows, patches)
 	if err != nil {
 		return f, err
 	}
 	f.Rows = len(rows)
 	for _, row := range rows {
 		begin := time.Now()
-		how, why, output := r.row(ctx, row, patches, red)
+		how, why, output := r.row(ctx, row, patches, wrong)
 		if ctx.Err() != nil {
 			return f, ctx.Err()
 		}
@@ -97,8 +97,8 @@ func (r *runner) run(ctx context.Context, only string) (figures, error) {
 	return f, nil
 }
 
-// baseline runs every test once on the copy as it is, a package at a time, and returns what was wrong by package and test: a
-// test that is red without the patch, or that does not exist, proves nothing.
+// baseline runs every test once on the copy as it is, a package at a time, and returns what is wrong with a row before its patch
+// is applied: a test that is red already, that does not exist, or that prints the reason anyway proves nothing.
 func (r *runner) baseline(ctx context.Context, rows []string, patches map[string]patch) (map[string]string, error) {
 	tests := map[string][]string{}
 	for _, row := range rows {
@@ -106,39 +106,54 @@ func (r *runner) baseline(ctx context.Context, rows []string, patches map[string
 			tests[p.pkg] = append(tests[p.pkg], p.test)
 		}
 	}
-	red := map[string]string{}
+	wrong := map[string]string{}
 	for _, pkg := range slices.Sorted(maps.Keys(tests)) {
-		names := tests[pkg]
-		out, err := r.test(ctx, pkg, names...)
+		out, err := r.test(ctx, pkg, tests[pkg]...)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		for _, name := range names {
-			line, bad := regexp.Compile(`(?m)^ *--- (PASS|FAIL|SKIP): ` + name + ` `)
-			if bad != nil {
-				return nil, fmt.Errorf("%s: %q is no name of a test: %w", pkg, name, bad)
-			}
-			found := line.FindAllStringSubmatch(out, -1)
-			failed := slices.ContainsFunc(found, func(m []string) bool { return m[1] == "FAIL" })
-			passed := slices.ContainsFunc(found, func(m []string) bool { return m[1] == "PASS" })
-			ran := !strings.Contains(out, "[build failed]") && !strings.Contains(out, "[setup failed]") && !strings.Contains(out, "panic: ")
-			switch {
-			case failed, err != nil && !passed && !ran:
-				red[pkg+" "+name] = "the test is red without the patch\n" + out
-			case !passed:
-				red[pkg+" "+name] = "no test of this name passed without the patch\n" + out
+		for _, row := range rows {
+			if p, ok := patches[row]; ok && p.pkg == pkg {
+				if why := unfit(p, out, err); why != "" {
+					wrong[row] = why + "\n" + out
+				}
 			}
 		}
 	}
-	return red, nil
+	return wrong, nil
 }
 
-func (r *runner) row(ctx context.Context, row string, patches map[string]patch, red map[string]string) (how end, why, output string) {
+// unfit says why a row's test proves nothing, from what the package's tests said without a patch; "" if it is fit.
+func unfit(p patch, out string, err error) string {
+	line, bad := regexp.Compile(`(?m)^ *--- (PASS|FAIL|SKIP): ` + p.test + ` `)
+	if bad != nil {
+		return "the name of the test is no expression"
+	}
+	ended := map[string]bool{}
+	for _, m := range line.FindAllStringSubmatch(out, -1) {
+		ended[m[1]] = true
+	}
+	stopped := err != nil && (strings.Contains(out, "[build failed]") || strings.Contains(out, "[setup failed]") || strings.Contains(out, "panic: "))
+	switch {
+	case ended["FAIL"], !ended["PASS"] && stopped:
+		return "the test is red without the patch"
+	case !ended["PASS"]:
+		return "no test of this name passed without the patch"
+	}
+	for _, reason := range p.reasons {
+		if strings.Contains(out, reason) {
+			return fmt.Sprintf("without the patch the tests say %q too", reason)
+		}
+	}
+	return ""
+}
+
+func (r *runner) row(ctx context.Context, row string, patches map[string]patch, wrong map[string]string) (how end, why, output string) {
 	p, ok := patches[row]
 	if !ok {
 		return missing, patchDir + "/" + row + ".patch does not exist", ""
 	}
-	if what, bad := red[p.pkg+" "+p.test]; bad {
+	if what, bad := wrong[row]; bad {
 		why, output, _ = strings.Cut(what, "\n")
 		return broken, why, output
 	}

@@ -60,7 +60,7 @@ func TestRunner(t *testing.T) {
 		"m.go":              guard,
 		"m_test.go":         guardTest,
 		"never/no_test.go":  "package never\n\nimport \"testing\"\n\nfunc TestHangs(t *testing.T) {}\n",
-		patchDir + "/ROWS":  "# the rows\nkilled\nanother-reason\nanother-test\nno-compile\nno-test\nred-already\nno-apply\nno-patch\n\n",
+		patchDir + "/ROWS":  "# the rows\nkilled\nanother-reason\nanother-test\nno-compile\nno-test\nsaid-anyway\nred-already\nno-apply\nno-patch\n\n",
 		"untracked.go.text": "",
 	}
 	patches := map[string]string{
@@ -69,6 +69,7 @@ func TestRunner(t *testing.T) {
 		"another-test":   head("another-test", ". TestGuardAgain", "too_many") + gone,
 		"no-compile":     head("no-compile", ". TestGuard", "too_many") + strings.Replace(gone, "&& false", "&& undefined", 1),
 		"no-test":        head("no-test", ". TestNone", "too_many") + gone,
+		"said-anyway":    head("said-anyway", ". TestGuard", "=== RUN") + gone,
 		"red-already":    head("red-already", ". TestRed", "always") + gone,
 		"no-apply":       head("no-apply", ". TestGuard", "too_many") + strings.ReplaceAll(gone, "n > 10", "n > 12"),
 	}
@@ -97,7 +98,7 @@ func TestRunner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (figures{Rows: 8, Killed: 1, Survived: 2, Missing: 1, Broken: 4}); f != want {
+	if want := (figures{Rows: 9, Killed: 1, Survived: 2, Missing: 1, Broken: 5}); f != want {
 		t.Errorf("figures = %+v, want %+v\n%s", f, want, &out)
 	}
 	for row, says := range map[string]string{
@@ -106,6 +107,7 @@ func TestRunner(t *testing.T) {
 		"another-test":   "green without the guard",
 		"no-compile":     "does not compile",
 		"no-test":        "no test of this name",
+		"said-anyway":    `say "=== RUN" too`,
 		"red-already":    "red without the patch",
 		"no-apply":       "does not apply",
 		"no-patch":       "does not exist",
