@@ -55,7 +55,9 @@ func TestMachine(t *testing.T) {
 					yesBy[p] = true
 				}
 			},
-			"wait":   func(t *rapid.T) { now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, 5 * time.Minute}).Draw(t, "d")) },
+			"wait": func(t *rapid.T) {
+				now = now.Add(rapid.SampledFrom([]time.Duration{time.Second, 5 * time.Minute}).Draw(t, "d"))
+			},
 			"expire": func(t *rapid.T) { a, _ = Expire(a, now) },
 			"cancel": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "rarely") == 0 {
