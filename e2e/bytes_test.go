@@ -23,6 +23,13 @@ type digester struct {
 	got []string
 }
 
+// calls is how many calls of tools have arrived.
+func (d *digester) calls() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.got)
+}
+
 const oddAnswer = `{ "jsonrpc":"2.0", "result" : {"content":[ ],"structuredContent":{"sha256":"%x","n":1.0,"z":-0,"m":{"b":1,"a":[ 1e2 ]}},"resultType":"complete","\u0078":null},"id":%s}`
 
 func (d *digester) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -41,6 +48,7 @@ func (d *digester) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "server/discover":
 		result = `{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{"tools":{}},"serverInfo":{"name":"digester","version":"1"},"ttlMs":0,"cacheScope":"private"}`
 	case "initialize":
+		w.Header().Set("Mcp-Session-Id", fmt.Sprintf("s-%x", sha256.Sum256(body))[:12])
 		result = `{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"digester","version":"1"}}`
 	case "tools/list":
 		open := `{"type":"object"}`
@@ -120,9 +128,7 @@ servers:
 			}
 		}
 	}
-	far.mu.Lock()
-	defer far.mu.Unlock()
-	if len(far.got) != calls {
-		t.Errorf("%d calls went upstream, want %d", len(far.got), calls)
+	if n := far.calls(); n != calls {
+		t.Errorf("%d calls went upstream, want %d", n, calls)
 	}
 }
