@@ -85,7 +85,7 @@ func (c *call) answerServer(ctx context.Context, id, why string) {
 		Body: message.Refusal(id, why),
 	})
 	if err != nil {
-		c.Log.InfoContext(ctx, "a server could not be told that its request was refused", "server", c.req.Server, "code", fault.CodeOf(err))
+		c.Log.InfoContext(ctx, "a server could not be told that its request was refused", "server", c.req.Server, "fault_code", fault.CodeOf(err))
 		return
 	}
 	x.Close()

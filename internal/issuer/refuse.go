@@ -74,7 +74,9 @@ func refusalOf(err error) refusal {
 }
 
 func (d *Door) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
-	d.deps.Log.InfoContext(r.Context(), "a request was refused", "path", r.URL.Path, "status", no.status, "code", no.code)
+	if no.code != "use_dpop_nonce" { // every client's first request is answered so; it is no refusal
+		d.deps.Log.InfoContext(r.Context(), "a request was refused", "path", r.URL.Path, "status", no.status, "fault_code", no.code)
+	}
 	switch no.status {
 	case http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `DPoP algs="ES256"`)
