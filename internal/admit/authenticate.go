@@ -15,7 +15,8 @@ import (
 // Authenticate proves who is calling: an access token of this issuer for this audience, presented under the DPoP scheme with a
 // fresh proof by the key it is bound to (RFC 9449 §7), and nobody in it stopped. The checks run in this order, so that a refusal names
 // the first thing wrong: token, audience, proof, key, revocations, nonce and replay. Only a caller who passed all the others spends a
-// proof. Safe for concurrent use.
+// proof. Once the credential's own signature, issuer and audience stand, a refusal is an *identity.Refused around the fault, which
+// tells the record whose credential it was. Safe for concurrent use.
 //
 // Errors. Unauthenticated: "no_credential", "bad_credential", "wrong_issuer", "credential_expired", "wrong_audience", "no_proof",
 // "bad_proof", "key_mismatch", "credential_revoked", "use_dpop_nonce", "proof_replayed". Suspended: "agent_suspended", "agent_retired",
@@ -38,22 +39,27 @@ func (r *Road) Authenticate(ctx context.Context, p identity.Presented, audience 
 	}
 	proof, err := identity.VerifyProof(p.Proof, p.Method, p.URL, p.Token, now)
 	if err != nil {
-		return identity.Credential{}, err
+		return refused(c, err)
 	}
 	if !identity.SameThumbprint(proof.Key.JKT(), c.JKT) {
-		return identity.Credential{}, fault.New(fault.Unauthenticated, op, "key_mismatch", "the proof is not by the key that the credential is bound to").
-			WithFix("a credential works only with the key it was issued to; get one of your own")
+		return refused(c, fault.New(fault.Unauthenticated, op, "key_mismatch", "the proof is not by the key that the credential is bound to").
+			WithFix("a credential works only with the key it was issued to; get one of your own"))
 	}
 	if err := r.fresh(ctx); err != nil {
-		return identity.Credential{}, err
+		return refused(c, err)
 	}
 	if err := r.standing(c); err != nil {
-		return identity.Credential{}, err
+		return refused(c, err)
 	}
 	if err := r.deps.Nonces.Accept(proof.Nonce, proof.Once(), now); err != nil {
-		return identity.Credential{}, err
+		return refused(c, err)
 	}
 	return c, nil
+}
+
+// refused keeps whose credential it was in the error, so that the record can name it.
+func refused(c identity.Credential, err error) (identity.Credential, error) {
+	return identity.Credential{}, &identity.Refused{Credential: c, Err: err}
 }
 
 // standing asks the index about everybody a credential names.

@@ -96,6 +96,7 @@ func (c *call) readApprovals(ctx context.Context) error {
 // Otherwise the one pending approval of this exact call is found or made, and waited for as long as the caller can.
 func (c *call) approve(ctx context.Context) (again bool, no *refusal) {
 	defer c.passed("approve")
+	c.waiting = nil
 	if c.decided.Effect == policy.Permit {
 		return false, nil
 	}
@@ -206,7 +207,6 @@ func (c *call) lift(a *approval.Approval) *refusal {
 	}
 	c.asked.Approval = facts
 	c.decided = c.snap.Policy.Decide(c.asked)
-	c.waiting = nil
 	c.lifts = a.ID
 	if c.decided.Effect != policy.Permit {
 		return c.deniedByPolicy()
@@ -353,11 +353,13 @@ func (c *call) exclusions(ctx context.Context) ([]approval.Exclusion, error) {
 			}
 			add(b.Author, approval.ExcludedAuthor)
 		}
-		for a, err := range tx.Pins().Authors(c.req.Server, c.req.Name, since) {
-			if err != nil {
-				return err
+		for _, name := range []string{c.entry.Name, c.tool} { // entries and pins say "greet", types "prompt:greet"
+			for a, err := range tx.Pins().Authors(c.req.Server, name, since) {
+				if err != nil {
+					return err
+				}
+				add(a.Person, approval.ExcludedAuthor)
 			}
-			add(a.Person, approval.ExcludedAuthor)
 		}
 		return nil
 	})

@@ -40,7 +40,7 @@ type Granted struct {
 // AskGrant decides as the call would be decided, and keeps the permission for the one call. It takes a step of the run's budget. The
 // error is as in Call. A grant lives for at most grant.MaxAhead, never longer than its run or its approval.
 func (e *Engine) AskGrant(ctx context.Context, a Ask) (Granted, error) {
-	c := &call{Engine: e, began: e.Now(), cred: a.Credential, origin: grant.ByCall, req: Request{
+	c := &call{Engine: e, began: e.Now(), cred: a.Credential, proven: true, origin: grant.ByCall, req: Request{
 		Server: a.Server, Method: MethodCall, Kind: catalog.KindTool, Name: a.Tool, Arguments: a.Arguments, HTTPMethod: "POST", Remote: a.Remote,
 	}}
 	defer c.unlock()
@@ -63,11 +63,17 @@ func (c *call) askGrant(ctx context.Context, a Ask) (grant.Grant, *refusal) {
 		if no := c.askedBy(ctx, a); no != nil {
 			return grant.Grant{}, no
 		}
-		_, no := c.consider(ctx)
+		again, no := c.consider(ctx)
 		if no != nil {
 			if no.verdict == Pending {
 				return c.request(ctx, no)
 			}
+			return grant.Grant{}, no
+		}
+		if again {
+			continue
+		}
+		if no := c.permitted(); no != nil {
 			return grant.Grant{}, no
 		}
 		g, err := c.activate(ctx)

@@ -39,7 +39,8 @@ type call struct {
 	args   json.RawMessage // never empty
 
 	// 2 authenticate
-	cred identity.Credential
+	cred   identity.Credential
+	proven bool // the caller holds the credential's key, and nobody in it is stopped
 
 	// 3 open
 	agent     identity.Agent

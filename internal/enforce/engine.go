@@ -22,7 +22,7 @@ import (
 	"chaperone/internal/store"
 )
 
-// Authenticator proves who is calling (admit.Road).
+// Authenticator proves who is calling (admit.Road). A refusal may be an *identity.Refused.
 type Authenticator interface {
 	Authenticate(ctx context.Context, p identity.Presented, audience string) (identity.Credential, error)
 }

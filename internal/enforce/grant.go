@@ -11,6 +11,7 @@ import (
 	"chaperone/internal/fault"
 	"chaperone/internal/grant"
 	"chaperone/internal/people"
+	"chaperone/internal/policy"
 	"chaperone/internal/store"
 )
 
@@ -20,6 +21,9 @@ import (
 // inside there is no policy, no crypto and no clock. It reports moved when the call must be decided again.
 func (c *call) spend(ctx context.Context) (moved bool, no *refusal) {
 	defer c.passed("grant")
+	if no := c.permitted(); no != nil {
+		return false, no
+	}
 	if !c.isEffect() && c.lifts.IsZero() {
 		return false, nil
 	}
@@ -41,6 +45,14 @@ func (c *call) spend(ctx context.Context) (moved bool, no *refusal) {
 		return true, nil
 	}
 	return false, orStore(err)
+}
+
+// permitted is the last look at the decision before anything is spent on it: whatever way a call came here, policy has said yes.
+func (c *call) permitted() *refusal {
+	if c.decided.Effect != policy.Permit {
+		return fail(fault.New(fault.Internal, "enforce.grant", "not_permitted", "a call came this far without a permit"))
+	}
+	return nil
 }
 
 // fit refuses effects while the log is behind, or while it is not known who has been stopped meanwhile. Reads go on.

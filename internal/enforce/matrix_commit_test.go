@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"chaperone/internal/approval"
 	"chaperone/internal/audit"
@@ -42,7 +43,10 @@ func (m *meeting) Update(ctx context.Context, fn func(store.Tx) error) error {
 	}
 	m.mu.Unlock()
 	if met != nil {
-		<-met
+		select {
+		case <-met:
+		case <-time.After(20 * time.Second): // one of them never came, and the test shall say so
+		}
 	}
 	return m.Store.Update(ctx, fn)
 }

@@ -319,7 +319,7 @@ func (c *call) recordRefusal(ctx context.Context, no *refusal) *refusal {
 		return nil // the outcome is on the record; only the caller was gone
 	}
 	var held int64
-	if c.cred.Agent.IsZero() {
+	if !c.proven {
 		switch no.code {
 		case "no_credential", "no_proof", "use_dpop_nonce", "store_unavailable":
 			return nil // a handshake, not a call; and a store that is down takes no record

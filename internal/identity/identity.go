@@ -133,3 +133,16 @@ type Credential struct {
 
 // IsPerson reports whether a person, not an agent, holds the credential.
 func (c Credential) IsPerson() bool { return !c.Person.IsZero() }
+
+// Refused is a refusal of a genuine credential: whose it was, for the record alone. It proves nothing about the caller. The fault is
+// what it wraps.
+type Refused struct {
+	Credential Credential
+	Err        error
+}
+
+// Error implements error with the fault's words.
+func (r *Refused) Error() string { return r.Err.Error() }
+
+// Unwrap returns the fault.
+func (r *Refused) Unwrap() error { return r.Err }
