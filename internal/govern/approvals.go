@@ -5,6 +5,7 @@ package govern
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"chaperone/internal/approval"
@@ -140,13 +141,24 @@ func (r *Road) withAuthors(tx store.Tx, p approval.Approval, writers []string) (
 	for _, name := range writers {
 		add(name)
 	}
-	for w, err := range tx.Pins().Authors(p.Call.Server, p.Call.Tool, r.Now().Add(-AuthorshipWindow)) {
-		if err != nil {
-			return p, err
+	for _, name := range catalogueNames(p.Call) {
+		for w, err := range tx.Pins().Authors(p.Call.Server, name, r.Now().Add(-AuthorshipWindow)) {
+			if err != nil {
+				return p, err
+			}
+			add(w.Person)
 		}
-		add(w.Person)
 	}
 	return out, nil
+}
+
+// catalogueNames are the names under which changes of what is called are kept: types name a prompt "prompt:greet", as the call does,
+// entries and pins "greet".
+func catalogueNames(c approval.Call) []string {
+	if bare, ok := strings.CutPrefix(c.Tool, c.Kind+":"); ok {
+		return []string{c.Tool, bare}
+	}
+	return []string{c.Tool}
 }
 
 // policyAuthors are the people who changed the policies within the window.
