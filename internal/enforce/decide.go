@@ -25,10 +25,10 @@ func (c *call) decide(ctx context.Context) *refusal {
 		c.decision = id.NewDecision(c.now)
 	}
 	if no := c.ask(ctx); no != nil {
-		return no
+		return c.visible(no)
 	}
 	if no := c.checkState(); no != nil {
-		return no
+		return c.visible(no)
 	}
 	c.decided = c.snap.Policy.Decide(c.asked)
 	if c.decided.Missing != nil && !c.isEffect() { // a read that people must allow is identified as an effect is

@@ -45,7 +45,7 @@ func (c *call) describe(ctx context.Context) *refusal {
 			err = catalog.CheckArguments(c.pin.Raw, c.args)
 		}
 		if err != nil {
-			return c.visible(ctx, deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
+			return c.visible(deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
 		}
 	}
 	return c.readSinks()
@@ -150,15 +150,16 @@ func (c *call) planSinks() []guard.PlanSink {
 	return out
 }
 
-// visible gives the refusal to a caller that may see the thing, and the one hidden answer to any other.
-func (c *call) visible(ctx context.Context, no *refusal) *refusal {
-	if no2 := c.ask(ctx); no2 != nil {
-		return no2
+// visible gives the refusal to a caller that may see the thing, by what its lists show, and the one hidden answer to any other: what is
+// wrong with a request must not tell that there is something it could be wrong for. What does not work at all is told to everybody.
+func (c *call) visible(no *refusal) *refusal {
+	if fault.Is(no.err, fault.Internal) || fault.Is(no.err, fault.Unavailable) {
+		return no
 	}
-	if !c.snap.Policy.CouldPermit(c.asked) {
-		no.public, no.listed = CodeNotListed, false
+	if c.snap.Policy.CouldPermit(c.policyRequest(c.req.Kind, c.tool, c.entry)) {
+		return no
 	}
-	return no
+	return hide(no.code)
 }
 
 // sourceLabel is what joins the run before the first message of the answer.
