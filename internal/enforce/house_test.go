@@ -70,6 +70,11 @@ func (h *house) Authenticate(_ context.Context, p identity.Presented, audience s
 	if p.Token == "" {
 		return identity.Credential{}, fault.New(fault.Unauthenticated, "test", "no_credential", "no credential")
 	}
+	if stolen, ok := strings.CutPrefix(p.Token, "stolen "); ok {
+		r, err := id.ParseRun(stolen)
+		h.must(err)
+		return identity.Credential{}, &identity.Refused{Credential: h.credential(r), Err: fault.New(fault.Unauthenticated, "test", "key_mismatch", "another key")}
+	}
 	r, err := id.ParseRun(p.Token)
 	if err != nil {
 		return identity.Credential{}, fault.New(fault.Unauthenticated, "test", "bad_credential", "bad credential")
