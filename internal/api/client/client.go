@@ -24,8 +24,9 @@ import (
 )
 
 const (
-	maxAnswer = 16 << 20 // bytes of one JSON answer
-	spare     = 30 * time.Second
+	maxAnswer  = 16 << 20 // bytes of one JSON answer
+	spare      = 30 * time.Second
+	answerTime = 75 * time.Second // for one whole answer: a grant may wait 55 s on an approval
 )
 
 // Holder is whose key speaks. ClientID is what login or enrolment answered; Run is the run that an instance's credential
@@ -37,7 +38,7 @@ type Holder struct {
 	Run      string
 }
 
-// Config are the outside parts of a client. The zero value is usable: no redirects, 75 s a request, the system's clock.
+// Config are the outside parts of a client. The zero value is usable: no redirects, the system's clock.
 type Config struct {
 	HTTP *http.Client
 	Now  func() time.Time
@@ -45,10 +46,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	if c.HTTP == nil {
-		c.HTTP = &http.Client{
-			Timeout:       75 * time.Second, // a call may wait 55 s on an approval
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		}
+		c.HTTP = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -59,19 +57,18 @@ func (c Config) withDefaults() Config {
 // Client calls the API of one deployment for one holder. It is safe for concurrent use.
 type Client struct {
 	base   string
-	holder Holder
+	source *Source
 	cfg    Config
-	nonces nonces
-
-	mu      sync.Mutex // held while a credential is fetched, so that one fetch serves all
-	access  string
-	expires time.Time
 }
 
 // New returns a client of the API at base (http://127.0.0.1:7401). It does no I/O. A holder without a key can only use
 // what is public (Health, Ready, Checkpoint).
 func New(base string, holder Holder, cfg Config) *Client {
-	return &Client{base: strings.TrimSuffix(base, "/"), holder: holder, cfg: cfg.withDefaults()}
+	var details *Details
+	if holder.Run != "" {
+		details = RunDetails(holder.Run)
+	}
+	return &Client{base: strings.TrimSuffix(base, "/"), source: NewSource(holder, holder.Issuer+"/api", details, cfg), cfg: cfg.withDefaults()}
 }
 
 // Base returns the URL of the API without a slash at its end.
@@ -114,6 +111,8 @@ type request struct {
 
 // do sends a request and decodes the JSON answer into dst (nil = ignore).
 func (c *Client) do(ctx context.Context, r request, dst any) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	resp, err := c.send(ctx, r)
 	if err != nil {
 		return err
@@ -133,52 +132,34 @@ func (c *Client) do(ctx context.Context, r request, dst any) error {
 	return nil
 }
 
-// send returns the answer when it is a success; the caller closes its body. A nonce that the server wants, and a credential
-// that it no longer takes, are renewed once.
+// send returns the answer when it is a success; the caller closes its body.
 func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
-	renewed := false
-	for try := 0; ; try++ {
-		access := ""
-		if !r.public {
-			var err error
-			if access, err = c.credential(ctx, false); err != nil {
-				return nil, err
-			}
+	build := func() (*http.Request, error) { return c.build(ctx, r) }
+	var resp *http.Response
+	var err error
+	if r.public {
+		var req *http.Request
+		if req, err = build(); err == nil {
+			resp, err = send(c.cfg.HTTP, req)
 		}
-		req, err := c.build(ctx, r, access)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := c.cfg.HTTP.Do(req)
-		if err != nil {
-			return nil, c.unreachable(err)
-		}
-		fresh := c.nonces.keep(req.URL, resp.Header)
-		if resp.StatusCode < 300 {
-			return resp, nil
-		}
-		b, err := readAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			return nil, c.unreachable(err)
-		}
-		refused := problemError(resp.StatusCode, b)
-		code := fault.CodeOf(refused)
-		switch {
-		case resp.StatusCode == http.StatusUnauthorized && code == "use_dpop_nonce" && fresh && try < 2:
-			continue
-		case resp.StatusCode == http.StatusUnauthorized && (code == "credential_expired" || code == "bad_credential") && !renewed && !r.public:
-			renewed = true
-			if _, err := c.credential(ctx, true); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		return nil, refused
+	} else {
+		resp, err = c.source.Do(ctx, build)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	b, err := readAll(resp.Body)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	return nil, problemError(resp.StatusCode, b)
 }
 
-func (c *Client) build(ctx context.Context, r request, access string) (*http.Request, error) {
+func (c *Client) build(ctx context.Context, r request) (*http.Request, error) {
 	u := c.base + r.path
 	if len(r.query) > 0 {
 		u += "?" + r.query.Encode()
@@ -190,21 +171,12 @@ func (c *Client) build(ctx context.Context, r request, access string) (*http.Req
 	req, err := http.NewRequestWithContext(ctx, r.method, u, body)
 	if err != nil {
 		return nil, fault.New(fault.Invalid, "client.build", "bad_url", "%q is not the URL of an API", c.base).
-			WithFix("check api_url in the configuration or --api").WithCause(err)
+			WithFix("check api_url in the configuration (CHAPERONE_API_URL), then log in again").WithCause(err)
 	}
 	req.Header.Set("Accept", "application/json")
 	if r.body != nil {
 		req.Header.Set("Content-Type", r.media)
 	}
-	if access == "" {
-		return req, nil
-	}
-	proof, err := identity.MintProof(c.holder.Key, r.method, req.URL.String(), c.nonces.of(req.URL), access, c.cfg.Now())
-	if err != nil {
-		return nil, fault.Wrap("client.build", err)
-	}
-	req.Header.Set("Authorization", "DPoP "+access)
-	req.Header.Set("DPoP", proof)
 	return req, nil
 }
 
@@ -225,6 +197,12 @@ func readAll(r io.Reader) ([]byte, error) {
 			WithFix("ask for a shorter page")
 	}
 	return b, err
+}
+
+// drain lets the connection be used again.
+func drain(resp *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // a broken connection is closed anyway
+	resp.Body.Close()
 }
 
 var kinds = []fault.Kind{

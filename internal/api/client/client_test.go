@@ -45,6 +45,13 @@ func start(t *testing.T, api func(n int64, w http.ResponseWriter, r *http.Reques
 
 func refuse(w http.ResponseWriter, status int, kind fault.Kind, code string) {
 	w.Header().Set("Content-Type", "application/problem+json")
+	if kind == fault.Unauthenticated {
+		word := "invalid_token"
+		if code == "use_dpop_nonce" {
+			word = code
+		}
+		w.Header().Set("WWW-Authenticate", `DPoP algs="ES256", error="`+word+`"`)
+	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(Problem{Type: ProblemType + kind.String(), Status: status, Code: code, Detail: "no", Fix: "do"})
 }
@@ -102,7 +109,7 @@ func TestNonceIsTriedAgainButNotForEver(t *testing.T) {
 	})
 	_, err := c.Whoami(t.Context())
 	wantCode(t, err, fault.Unauthenticated, "use_dpop_nonce")
-	if s.asked.Load() != 3 {
+	if s.asked.Load() != 2 {
 		t.Fatalf("asked %d times", s.asked.Load())
 	}
 }
@@ -151,9 +158,9 @@ func TestUnreachable(t *testing.T) {
 	s.Close()
 	_, err := c.Whoami(t.Context())
 	wantCode(t, err, fault.Unavailable, "chaperone_unreachable")
-	_, err = New("::not a url", Holder{Key: c.holder.Key, Issuer: "::"}, Config{}).Whoami(t.Context())
+	_, err = New("::not a url", Holder{Key: c.source.holder.Key, Issuer: "::"}, Config{}).Whoami(t.Context())
 	wantCode(t, err, fault.Invalid, "bad_url")
-	_, err = Login(t.Context(), s.URL, c.holder.Key, "lc_x", "p", Config{})
+	_, err = Login(t.Context(), s.URL, c.source.holder.Key, "lc_x", "p", Config{})
 	wantCode(t, err, fault.Unavailable, "chaperone_unreachable")
 }
 

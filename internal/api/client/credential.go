@@ -8,54 +8,11 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"chaperone/internal/canon"
 	"chaperone/internal/fault"
 	"chaperone/internal/identity"
 )
-
-const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" // RFC 7523 §2.2
-
-// credential returns an access credential for the API with at least 30 s to live, fetching one if need be or if renew is set.
-func (c *Client) credential(ctx context.Context, renew bool) (string, error) {
-	if c.holder.Key == nil {
-		return "", fault.New(fault.Unauthenticated, "client.credential", "not_logged_in", "there is no key to speak with").
-			WithFix("log in first: chaperone login --code CODE")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !renew && c.access != "" && c.cfg.Now().Add(spare).Before(c.expires) {
-		return c.access, nil
-	}
-	var answer struct {
-		Access    string `json:"access_token"`
-		ExpiresIn int64  `json:"expires_in"`
-	}
-	form := func() (url.Values, error) {
-		assertion, err := identity.MintAssertion(c.holder.Key, c.holder.ClientID, c.holder.Issuer, c.cfg.Now())
-		if err != nil {
-			return nil, fault.Wrap("client.credential", err)
-		}
-		v := url.Values{
-			"grant_type": {"client_credentials"}, "client_id": {c.holder.ClientID}, "client_assertion_type": {assertionType},
-			"client_assertion": {assertion}, "resource": {c.holder.Issuer + "/api"},
-		}
-		if c.holder.Run != "" {
-			v.Set("authorization_details", string(jsonBody([]any{map[string]string{"type": "chaperone_run", "run": c.holder.Run}})))
-		}
-		return v, nil
-	}
-	if err := c.issuer().post(ctx, "/token", form, &answer); err != nil {
-		return "", err
-	}
-	c.access, c.expires = answer.Access, c.cfg.Now().Add(time.Duration(answer.ExpiresIn)*time.Second)
-	return c.access, nil
-}
-
-func (c *Client) issuer() issuer {
-	return issuer{url: strings.TrimSuffix(c.holder.Issuer, "/"), key: c.holder.Key, cfg: c.cfg, nonces: &c.nonces}
-}
 
 // Enrolment is what the issuer answers when an instance's key was bound by a join code.
 type Enrolment struct {
@@ -114,8 +71,11 @@ func jsonForm(m map[string]string) func() (url.Values, error) {
 	return func() (url.Values, error) { return url.Values{"": {string(jsonBody(m))}}, nil }
 }
 
-// post sends what form makes (made anew for each try: an assertion is used once) and decodes the answer.
+// post sends what form makes (made anew for each try: an assertion is used once) and decodes the answer. A nonce that the issuer
+// wants is taken up once.
 func (i issuer) post(ctx context.Context, path string, form func() (url.Values, error), dst any) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	for try := 0; ; try++ {
 		v, err := form()
 		if err != nil {
@@ -149,17 +109,21 @@ func (i issuer) post(ctx context.Context, path string, form func() (url.Values, 
 		}
 		if resp.StatusCode < 300 {
 			if err := canon.DecodeLoose(b, canon.Limits{}, dst); err != nil {
-				return fault.New(fault.Unavailable, "client.issuer", "bad_answer", "the issuer at %s gave an answer that this version does not understand", i.url).
-					WithFix("check that the URL is the deployment's public URL").WithCause(err)
+				return badAnswer(i.url).WithCause(err)
 			}
 			return nil
 		}
 		refused := oauthError(resp.StatusCode, b)
-		if fault.CodeOf(refused) == "use_dpop_nonce" && fresh && try < 2 {
+		if fault.CodeOf(refused) == "use_dpop_nonce" && fresh && try == 0 {
 			continue
 		}
 		return refused
 	}
+}
+
+func badAnswer(at string) *fault.Error {
+	return fault.New(fault.Unavailable, "client.issuer", "bad_answer", "the issuer at %s gave an answer that this version does not understand", at).
+		WithFix("check that the URL is the deployment's public URL")
 }
 
 // oauthError turns the issuer's refusal (RFC 6749 §5.2, or a problem document) into a fault.
@@ -178,8 +142,11 @@ func oauthError(status int, b []byte) error {
 		code = o.Code
 	}
 	kind := kindOfStatus(status)
-	if kind == fault.Invalid && (code == "invalid_client" || code == "invalid_grant" || code == "invalid_dpop_proof" || code == "use_dpop_nonce") {
+	switch o.Error { // whose statuses say less than its words
+	case "invalid_client", "invalid_grant", "invalid_dpop_proof", "use_dpop_nonce":
 		kind = fault.Unauthenticated
+	case "unauthorized_client":
+		kind = fault.Suspended
 	}
 	e := fault.New(kind, "issuer", code, "%s", o.Description)
 	if o.Description == "" {

@@ -135,6 +135,8 @@ func (c *Client) Tile(ctx context.Context, path string) ([]byte, error) {
 }
 
 func (c *Client) raw(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	resp, err := c.send(ctx, request{method: http.MethodGet, path: path, public: true})
 	if err != nil {
 		return nil, err
@@ -150,13 +152,15 @@ func (c *Client) raw(ctx context.Context, path string) ([]byte, error) {
 // Ready returns /readyz, red or green. Unavailable "chaperone_unreachable" when nothing answers.
 func (c *Client) Ready(ctx context.Context) (Readiness, error) {
 	var out Readiness
-	req, err := c.build(ctx, request{method: http.MethodGet, path: "/readyz"}, "")
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	req, err := c.build(ctx, request{method: http.MethodGet, path: "/readyz"})
 	if err != nil {
 		return out, err
 	}
-	resp, err := c.cfg.HTTP.Do(req)
+	resp, err := send(c.cfg.HTTP, req)
 	if err != nil {
-		return out, c.unreachable(err)
+		return out, err
 	}
 	defer resp.Body.Close()
 	b, err := readAll(resp.Body)
