@@ -8,6 +8,7 @@ SHELL := bash
 .PHONY: help demo test check e2e mutants conformance bench crash fuzz tools
 
 FUZZTIME ?= 20s
+ROUNDS ?= 20
 BENCHTIME ?= 2s
 BENCH ?= .
 BENCHPKG ?= ./bench
@@ -42,8 +43,8 @@ conformance: ## the protocol suites of others (build/conformance.json)
 bench: ## figures with their baselines, measured in one run (build/bench.json); BENCHPKG=./... adds every room's own
 	go test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -p 1 $(BENCHPKG) | go run ./internal/tools/figures -o build/bench.json
 
-crash: ## kill -9 at every step, then look at what is left (build/crash.json)
-	go test -json -count=1 -run Crash ./... | go run ./internal/tools/testreport -figures build/crash.json
+crash: ## kill -9 at every step, and ROUNDS times under load, then look at what is left (build/crash.json)
+	CHAPERONE_CRASH_ROUNDS=$(ROUNDS) go test -json -count=1 -run Crash ./... | go run ./internal/tools/testreport -figures build/crash.json
 
 fuzz: ## every fuzz target for FUZZTIME (build/fuzz.json)
 	go run ./internal/tools/fuzz -time $(FUZZTIME) -o build/fuzz.json
