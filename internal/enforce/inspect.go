@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"chaperone/internal/audit"
+	"chaperone/internal/canon"
 	"chaperone/internal/catalog"
 	"chaperone/internal/fault"
 	"chaperone/internal/id"
@@ -48,7 +49,7 @@ func (c *call) inspect(ctx context.Context, m Incoming) (found, *refusal) {
 	}
 	switch seen.Kind {
 	case message.Notification:
-		return c.inspectNotification(ctx, f)
+		return c.inspectNotification(ctx, f, m)
 	case message.Request:
 		return c.inspectAsk(ctx, f)
 	case message.Result, message.Error:
@@ -58,12 +59,14 @@ func (c *call) inspect(ctx context.Context, m Incoming) (found, *refusal) {
 
 // inspectNotification decides a notification of the server. One that policy denies is dropped, and the first of its method in this
 // answer goes on the record.
-func (c *call) inspectNotification(ctx context.Context, f found) (found, *refusal) {
+func (c *call) inspectNotification(ctx context.Context, f found, m Incoming) (found, *refusal) {
 	f.place = part
+	says := message.Says(m.Doc, c.frame())
 	if c.req.Method == "subscriptions/listen" && f.seen.Method == "notifications/subscriptions/acknowledged" {
+		f.words = c.worded() && says
 		return f, nil // it is the answer to what was decided
 	}
-	f.words = c.worded() && !message.Silent(f.seen.Method)
+	f.words = c.worded() && (says || !message.Silent(f.seen.Method))
 	asked, ok := c.decideAsk(f.seen.Method)
 	if ok {
 		return f, nil
@@ -133,7 +136,23 @@ func (c *call) inspectAnswer(ctx context.Context, f found, m Incoming) (found, *
 			return f, c.badAnswer("it waits for nothing")
 		}
 	}
+	if c.worded() && message.Says(m.Doc, c.frame()) {
+		return f, c.recordPart(ctx, found{words: true}) // the label of the server's own words joins first
+	}
 	return f, nil
+}
+
+// frame is what an answer to a protocol method may hold without words that nobody has pinned.
+func (c *call) frame() message.Frame {
+	return message.Frame{
+		List: c.method.list, Self: c.req.Method == "initialize" || c.req.Method == "server/discover",
+		Info: func(raw []byte) bool {
+			pin, ok := c.snap.Pin(c.req.Server, catalog.KindServer, "")
+			doc, err := canon.Parse(pin.Raw, canon.Limits{})
+			info := doc.Get("serverInfo")
+			return ok && err == nil && info != nil && digest(info.Raw) == digest(raw)
+		},
+	}
 }
 
 // worded reports whether words of the server in this answer are covered by no label: those of a protocol method whose proper

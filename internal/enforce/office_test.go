@@ -101,6 +101,8 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case m.Method == "initialize":
 		w.Header().Set("Mcp-Session-Id", "upstream-session")
 		say(fmt.Sprintf(`{"protocolVersion":"2025-11-25","capabilities":{"tools":{},"prompts":{},"resources":{}},"serverInfo":{"name":"office","version":"1"},"instructions":%q}`, instructions))
+	case m.Method == "ping", m.Method == "logging/setLevel":
+		say(`{}`)
 	case m.Method == "tools/list":
 		say(`{"tools":[` + tools + `]}`)
 	case m.Method == "prompts/list":
@@ -109,7 +111,7 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		say(`{"resources":[{"uri":"file:///a.txt","name":"a"}]}`)
 	case m.Method == "resources/templates/list":
 		say(`{"resourceTemplates":[{"uriTemplate":"file:///dir/{name}","name":"dir"}]}`)
-	case m.Method == "tools/call", m.Method == "prompts/get", m.Method == "resources/read", m.Method == "ping", m.Method == "completion/complete",
+	case m.Method == "tools/call", m.Method == "prompts/get", m.Method == "resources/read", m.Method == "completion/complete",
 		strings.HasPrefix(m.Method, "tasks/"):
 		say(`{"content":[{"type":"text","text":"done ` + m.Params.Name + `"}]}`)
 	default:

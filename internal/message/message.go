@@ -55,6 +55,13 @@ func Read(doc *canon.Node) (Seen, error) {
 	if v, ok := doc.Get("jsonrpc").String(); !ok || v != "2.0" {
 		return bad("jsonrpc is not 2.0")
 	}
+	for _, m := range doc.Members { // what stands beside the message would pass unread, also beside an error laid bare
+		switch m.Key {
+		case "jsonrpc", "id", "method", "params", "result", "error":
+		default:
+			return bad("it has a member that JSON-RPC does not")
+		}
+	}
 	var s Seen
 	if node := doc.Get("id"); node != nil && !node.IsNull() {
 		id, err := ID(node)
@@ -66,7 +73,7 @@ func Read(doc *canon.Node) (Seen, error) {
 	method, hasMethod := doc.Get("method").String()
 	result, failure := doc.Get("result"), doc.Get("error")
 	switch {
-	case hasMethod && (result != nil || failure != nil), result != nil && failure != nil:
+	case hasMethod && (result != nil || failure != nil), result != nil && failure != nil, !hasMethod && doc.Get("params") != nil:
 		return bad("it is a request and a response, or both kinds of response")
 	case hasMethod && method != "" && s.ID != "":
 		s.Kind, s.Method = Request, method
