@@ -103,6 +103,9 @@ func (c *call) approve(ctx context.Context) (again bool, no *refusal) {
 	if c.decided.Missing == nil {
 		return false, c.deniedByPolicy()
 	}
+	if no := c.unshown(); no != nil {
+		return false, no
+	}
 	if err := c.readApprovals(ctx); err != nil {
 		return false, orStore(err)
 	}

@@ -15,8 +15,9 @@ import (
 	"chaperone/internal/message"
 )
 
-// Step 9, forward. The original bytes go to the upstream. The one exception is a requestState that the road itself minted: the upstream
-// gets back the one it gave, or none if it never gave any. Inbound credentials stay here; redirects are never followed.
+// Step 9, forward. The original bytes go to the upstream, with two exceptions. A requestState that the road itself minted is turned
+// back into the one that the upstream gave, or none if it never gave any. And from a call that people approved goes whatever in its
+// _meta is not the protocol's own: they were not shown it. Inbound credentials stay here; redirects are never followed.
 func (c *call) forward(ctx context.Context) *refusal {
 	defer c.passed("forward")
 	body, no := c.outgoing()
@@ -39,18 +40,49 @@ func (c *call) forward(ctx context.Context) *refusal {
 }
 
 func (c *call) outgoing() ([]byte, *refusal) {
-	if c.req.RequestState == "" {
-		return c.req.Body, nil
+	body := c.req.Body
+	change := func(how func([]byte, *canon.Node) ([]byte, error)) *refusal {
+		doc, err := canon.Parse(body, canon.Limits{})
+		if err == nil {
+			body, err = how(body, doc)
+		}
+		return orNil(err)
 	}
-	doc, err := canon.Parse(c.req.Body, canon.Limits{})
-	if err != nil {
-		return nil, fail(err)
+	if c.req.RequestState != "" {
+		no := change(func(b []byte, doc *canon.Node) ([]byte, error) {
+			return message.SetRequestState(b, doc, c.state.Upstream)
+		})
+		if no != nil {
+			return nil, no
+		}
 	}
-	body, err := message.SetRequestState(c.req.Body, doc, c.state.Upstream)
-	if err != nil {
-		return nil, fail(err)
+	if c.req.Kind != "" && !c.lifts.IsZero() {
+		if no := change(message.PlainMeta); no != nil {
+			return nil, no
+		}
 	}
 	return body, nil
+}
+
+// unshown refuses a call that people would have to approve and that carries something they would not be shown: they approve a tool and its
+// arguments. (Of a protocol method they approve the digest of the whole body.)
+func (c *call) unshown() *refusal {
+	if c.req.Kind == "" || len(c.req.Body) == 0 {
+		return nil
+	}
+	body, no := c.outgoing()
+	if no != nil {
+		return no
+	}
+	doc, err := canon.Parse(body, canon.Limits{})
+	if err != nil {
+		return fail(err)
+	}
+	if names := message.Beside(doc); len(names) > 0 {
+		return deny("params_unbound", "people approve the arguments of a call, and this one carries "+short(strings.Join(names, ", "))+" beside them",
+			"send the same call without them")
+	}
+	return nil
 }
 
 // forwardable drops what proves who is calling, and what would make the upstream replay an answer that was not recorded here.

@@ -443,3 +443,27 @@ func TestMatrix_StoreDown(t *testing.T) {
 		t.Error("something was forwarded")
 	}
 }
+
+// What people are shown is what runs: nothing rides along beside the arguments.
+func TestMatrix_WhatApproversDoNotSee(t *testing.T) {
+	h := newHouse(t)
+	with := func(more string) func(*enforce.Request) {
+		return func(r *enforce.Request) {
+			r.Body = rpc("tools/call", `{"name":"pay",`+more+`,"arguments":`+pays+`}`)
+		}
+	}
+	h.want(h.call("pay", pays, with(`"inputResponses":{"confirm":{"content":{"iban":"EVE"}}}`)), enforce.Denied, "params_unbound")
+	h.recorded(h.run.ID, audit.CallRefused, "params_unbound")
+	h.approved("pay", pays)
+	h.want(h.call("pay", pays, with(`"bcc":"eve"`)), enforce.Denied, "params_unbound")
+	h.want(h.call("pay", pays, with(`"_meta":{"progressToken":1,"com.bank/amount":1000000}`)), enforce.Released, "")
+	if got := h.office.calls(); len(got) != 1 || strings.Contains(got[0], "1000000") || !strings.Contains(got[0], `"_meta":{"progressToken":1}`) {
+		t.Errorf("forwarded %v", got)
+	}
+	h.want(h.call("note", `{}`, func(r *enforce.Request) { // nobody was asked about this one: its bytes are its own
+		r.Body = rpc("tools/call", `{"name":"note","_meta":{"x":1},"arguments":{}}`)
+	}), enforce.Released, "")
+	if got := h.office.calls(); !strings.Contains(got[1], `"_meta":{"x":1}`) {
+		t.Errorf("forwarded %v", got)
+	}
+}
