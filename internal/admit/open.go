@@ -138,8 +138,8 @@ func continueRun(tx store.Tx, b *basis, order *RunOrder, now time.Time) error {
 	return alive(append([]run.Run{b.run}, b.ancestors...), now)
 }
 
-// parent reads the run that a new one is started from, with its ancestors, all alive. What its other descendants have used counts
-// as used, so that opening children one after another does not multiply what is left.
+// parent reads the run that a new one is started from, with its ancestors, all alive. What its other descendants have used it has
+// used too (enforce takes every spend from the whole line), so that opening children does not multiply what is left.
 func (r *Road) parent(tx store.Tx, b *basis, which id.Run, now time.Time) (*run.Run, error) {
 	if which.IsZero() {
 		return nil, nil
@@ -158,22 +158,6 @@ func (r *Road) parent(tx store.Tx, b *basis, which id.Run, now time.Time) (*run.
 	if err := alive(b.ancestors, now); err != nil {
 		return nil, err
 	}
-	below, err := descendants(tx, p)
-	if err != nil {
-		return nil, err
-	}
-	used := run.Spent{Steps: p.Spent.Steps, Bytes: p.Spent.Bytes, Calls: map[string]int64{}}
-	for stake, n := range p.Spent.Calls {
-		used.Calls[stake] = n
-	}
-	for _, d := range below {
-		used.Steps += d.Spent.Steps
-		used.Bytes += d.Spent.Bytes
-		for stake, n := range d.Spent.Calls {
-			used.Calls[stake] += n
-		}
-	}
-	p.Spent = used
 	return &p, nil
 }
 

@@ -240,8 +240,13 @@ func TestChildrenNarrow(t *testing.T) {
 	if child.Run.Depth != 1 || child.Run.ExpiresAt.After(root.Run.ExpiresAt) {
 		t.Errorf("child %+v", child.Run)
 	}
-	// What one child used is not there for the next.
-	w.update(func(tx store.Tx) error { return tx.Runs().Spend(child.Run.ID, run.Spend{Steps: 5}) })
+	// What one child used is not there for the next: the road of calls takes every spend from the whole line.
+	w.update(func(tx store.Tx) error {
+		if err := tx.Runs().Spend(child.Run.ID, run.Spend{Steps: 5}); err != nil {
+			return err
+		}
+		return tx.Runs().Spend(root.Run.ID, run.Spend{Steps: 5})
+	})
 	_, err = h.token(office, &admit.RunOrder{Parent: root.Run.ID, Budgets: run.Budgets{Steps: 2}})
 	wantCode(t, err, "wider_than_parent")
 	h.must(office, &admit.RunOrder{Parent: root.Run.ID, Budgets: run.Budgets{Steps: 1}})

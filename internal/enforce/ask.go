@@ -166,7 +166,7 @@ func (c *call) activate(ctx context.Context) (grant.Grant, error) {
 		if err := p.unchanged(tx); err != nil {
 			return err
 		}
-		if err := tx.Runs().Spend(c.run.ID, run.Spend{Steps: 1}); err != nil {
+		if err := c.pay(tx, run.Spend{Steps: 1}); err != nil {
 			return err
 		}
 		if p.asked != nil {

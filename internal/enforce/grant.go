@@ -121,7 +121,7 @@ func (p *passage) commit(tx store.Tx) error {
 	if err := p.unchanged(tx); err != nil {
 		return err
 	}
-	if err := tx.Runs().Spend(p.run.ID, p.takes()); err != nil {
+	if err := p.pay(tx, p.takes()); err != nil {
 		return err
 	}
 	if err := p.use(tx); err != nil {

@@ -227,6 +227,28 @@ func (c *call) compare(tx store.Tx) error {
 	return nil
 }
 
+// pay takes a spend from the budgets of the run and of every run above it: what a tree of runs uses, its root uses, however many
+// children share the work (invariant 4). If one of them has not enough left, nothing is taken from any.
+func (c *call) pay(tx store.Tx, s run.Spend) error {
+	tree := []id.Run{c.run.ID}
+	for _, a := range c.ancestors {
+		now, err := tx.Runs().Run(a.ID)
+		if err != nil {
+			return err
+		}
+		if err := now.Suffices(s); err != nil {
+			return err
+		}
+		tree = append(tree, a.ID)
+	}
+	for _, r := range tree {
+		if err := tx.Runs().Spend(r, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // join grows the run's label, that of every ancestor in the hands of the same instance (one mind reads for both), and what the
 // instance carries. The whole effective label is carried, so that what an ancestor poisoned is not clean again in the instance's
 // next run.

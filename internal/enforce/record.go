@@ -156,7 +156,7 @@ func (c *call) commitWhole(ctx context.Context, f found) error {
 		if err := c.compare(tx); err != nil {
 			return err
 		}
-		if err := tx.Runs().Spend(c.run.ID, takes); err != nil {
+		if err := c.pay(tx, takes); err != nil {
 			return err
 		}
 		if err := c.join(tx, source); err != nil {
@@ -178,7 +178,7 @@ func (c *call) commitOutcome(ctx context.Context, f found) error {
 		if err := c.still(tx); err != nil {
 			return err
 		}
-		if err := tx.Runs().Spend(c.run.ID, run.Spend{Bytes: c.unspent}); err != nil {
+		if err := c.pay(tx, run.Spend{Bytes: c.unspent}); err != nil {
 			return err
 		}
 		if c.grant != nil {
@@ -276,7 +276,7 @@ func (c *call) recordPart(ctx context.Context, f found) *refusal {
 		if err := c.still(tx); err != nil {
 			return err
 		}
-		if err := tx.Runs().Spend(c.run.ID, run.Spend{Bytes: c.unspent}); err != nil {
+		if err := c.pay(tx, run.Spend{Bytes: c.unspent}); err != nil {
 			return err
 		}
 		if err := c.join(tx, words); err != nil {
@@ -302,7 +302,7 @@ func (c *call) commitNote(ctx context.Context) error {
 		if err := c.compare(tx); err != nil {
 			return err
 		}
-		if err := tx.Runs().Spend(c.run.ID, takes); err != nil {
+		if err := c.pay(tx, takes); err != nil {
 			return err
 		}
 		if err := c.join(tx, source); err != nil {
@@ -344,9 +344,9 @@ func (c *call) recordRefusal(ctx context.Context, no *refusal) *refusal {
 	}
 	err = c.Store.Update(ctx, func(tx store.Tx) error {
 		if !c.run.ID.IsZero() {
-			err := tx.Runs().Spend(c.run.ID, run.Spend{Steps: steps, Bytes: bytes})
+			err := c.pay(tx, run.Spend{Steps: steps, Bytes: bytes})
 			if fault.Is(err, fault.Limited) {
-				err = tx.Runs().Spend(c.run.ID, run.Spend{Steps: steps})
+				err = c.pay(tx, run.Spend{Steps: steps})
 			}
 			if err != nil && !fault.Is(err, fault.Limited) && !fault.Is(err, fault.Suspended) {
 				return err
