@@ -102,7 +102,15 @@ func (c *Client) lineOf(s catalog.Server) (*line, error) {
 	}
 	dialer := &net.Dialer{
 		Timeout: c.cfg.Dial,
-		Control: func(_, address string, _ syscall.RawConn) error { return checkAddress(address, s.AllowLoopback) },
+		Control: func(_, address string, _ syscall.RawConn) error {
+			if err := checkAddress(address, s.AllowLoopback); err != nil {
+				return err
+			}
+			if u.Scheme == "http" && checkAddress(address, false) == nil {
+				return refusePlain()
+			}
+			return nil
+		},
 	}
 	l := &line{key: key, url: u, transport: &http.Transport{
 		Proxy:                  nil, // never from the environment: a proxy would see the credential
@@ -192,6 +200,13 @@ func refuseAddress(what string, allowable bool) error {
 		return e.WithFix("register the server with allow_loopback if it is meant to run there")
 	}
 	return e.WithFix("register the server under a name that leads to a public address")
+}
+
+// refusePlain is for a name that was allowed without TLS because it runs on this machine or network, and leads elsewhere: what answers
+// there proves nothing and would be sent the credential.
+func refusePlain() error {
+	return fault.New(fault.Denied, "upstream.dial", "upstream_address", "the server's name leads to a public address, and it is reached without TLS").
+		WithFix("register the server with an https URL")
 }
 
 // Lookup errors and refused connections carry names and addresses; both stay in the log.

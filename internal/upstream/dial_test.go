@@ -3,7 +3,9 @@
 package upstream
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"chaperone/internal/catalog"
 	"chaperone/internal/fault"
@@ -67,6 +69,31 @@ func TestCheckAddress(t *testing.T) {
 			if err != nil && fault.CodeOf(err) != "upstream_address" {
 				t.Errorf("%s: code %s", tt.address, fault.CodeOf(err))
 			}
+		}
+	}
+}
+
+// TestPlainHTTPStaysHere: an entry that may be reached without TLS, because it runs here, is not followed to a public address.
+func TestPlainHTTPStaysHere(t *testing.T) {
+	c := New(Deps{}, Config{Dial: time.Second})
+	for _, tt := range []struct {
+		url, says string
+	}{
+		{"http://93.184.216.34:9/mcp", "without TLS"},
+		{"http://[2606:2800:220:1:248:1893:25c8:1946]:9/mcp", "without TLS"},
+		{"http://127.0.0.1:9/mcp", ""},
+	} {
+		l, err := c.lineOf(catalog.Server{Name: tt.url, URL: tt.url, AllowLoopback: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := l.transport.DialContext(t.Context(), "tcp", l.url.Host)
+		if err == nil {
+			conn.Close()
+		}
+		refused := fault.CodeOf(err) == "upstream_address" && strings.Contains(err.Error(), tt.says)
+		if refused != (tt.says != "") {
+			t.Errorf("%s: %v", tt.url, err)
 		}
 	}
 }
