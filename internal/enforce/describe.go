@@ -42,7 +42,7 @@ func (c *call) describe(ctx context.Context) *refusal {
 			err = c.req.Agree(c.pin.Raw)
 		}
 		if err == nil {
-			err = catalog.CheckArguments(c.pin.Raw, c.args)
+			err = c.snap.Catalog.CheckArguments(c.pin, c.args)
 		}
 		if err != nil {
 			return c.visible(deny(fault.CodeOf(err), messageOf(err), fixOf(err)))
