@@ -119,7 +119,7 @@ func (c *cli) showApproval(a client.Approval) error {
 	}
 	if err := c.show(a,
 		[2]string{"approval", a.ID.String()}, [2]string{"state", string(a.State)},
-		[2]string{"agent", fmt.Sprintf("%s, owned by %s", a.AgentName, a.AgentOwner)}, [2]string{"for", a.Purpose}, [2]string{"opened by", a.Requester},
+		[2]string{"agent", fmt.Sprintf("%s, owned by %s", a.AgentName, a.AgentOwner)}, [2]string{"for", a.Purpose}, [2]string{"opened by", openedBy(a)},
 		[2]string{"run", a.Call.Run.String() + ", " + a.Label},
 		[2]string{"wants to call", a.Call.Server + "/" + a.Call.Tool}, [2]string{"at", a.Call.Endpoint},
 		[2]string{"effect", strings.TrimSuffix(a.Call.Effect+", "+strings.Join(a.Call.Stakes, ", "), ", ")},
@@ -134,6 +134,14 @@ func (c *cli) showApproval(a client.Approval) error {
 	}
 	_, err := fmt.Fprintf(c.out, "\nexactly this will run:\n%s\n", clean(pretty.String()))
 	return err
+}
+
+// openedBy says whose words the purpose is.
+func openedBy(a client.Approval) string {
+	if a.Requester == "" {
+		return "the agent itself; what it is for is the agent's own statement"
+	}
+	return a.Requester
 }
 
 func mayDecide(a client.Approval) string {

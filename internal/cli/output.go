@@ -38,7 +38,7 @@ func list[T any](c *cli, items []T, columns ...column[T]) error {
 	for _, item := range items {
 		cells := make([]string, len(columns))
 		for i, col := range columns {
-			cells[i] = clean(col.cell(item))
+			cells[i] = line(col.cell(item))
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
@@ -53,7 +53,7 @@ func (c *cli) show(item any, lines ...[2]string) error {
 	w := tabwriter.NewWriter(c.out, 0, 4, 2, ' ', 0)
 	for _, l := range lines {
 		if l[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", l[0], clean(l[1]))
+			fmt.Fprintf(w, "%s\t%s\n", l[0], line(l[1]))
 		}
 	}
 	return w.Flush()
@@ -82,6 +82,12 @@ func clean(s string) string {
 	}
 	return b.String()
 }
+
+// line is clean for what stands in a line or a cell of its own: line breaks and tabs are shown too, or what an agent wrote could look
+// like lines that this program wrote.
+func line(s string) string { return breaks.Replace(clean(s)) }
+
+var breaks = strings.NewReplacer("\n", "<U+000A>", "\t", "<U+0009>", "\u2028", "<U+2028>", "\u2029", "<U+2029>")
 
 func hidden(r rune) bool {
 	return r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Co, r) || r == '\uFFFD' ||

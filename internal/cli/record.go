@@ -135,7 +135,7 @@ func (c *cli) tail(cmd *cobra.Command) error {
 			}
 			var env envelope
 			_ = json.Unmarshal(e.Leaf, &env) // as in events
-			fmt.Fprintf(c.out, "%d  %s  %-22s %s  %s %s\n", e.Position, when(env.At), env.Type, clean(env.Actor.Name), clean(strings.Trim(env.Server+"/"+env.Tool, "/")), clean(env.Subject))
+			fmt.Fprintf(c.out, "%d  %s  %-22s %s  %s %s\n", e.Position, when(env.At), env.Type, line(env.Actor.Name), line(strings.Trim(env.Server+"/"+env.Tool, "/")), line(env.Subject))
 		}
 		select {
 		case <-cmd.Context().Done():
