@@ -104,7 +104,9 @@ func (r *Road) opening(ctx context.Context, opener identity.Credential, in Openi
 			if err != nil {
 				return err
 			}
-			order.Start = run.Effective(b.ancestors[0], rest(b.ancestors), own.Carried)
+			// What the instance carries counts also where a person opened the run it speaks from: they vouched for what they stated
+			// themselves, not for what the orchestrator has read elsewhere since.
+			order.Start = run.Effective(b.ancestors[0], rest(b.ancestors), own.Carried).Join(own.Carried)
 			if order.Start.IsUntrusted() {
 				order.Opener.Kind = run.ByAgent
 			}

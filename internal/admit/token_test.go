@@ -334,6 +334,29 @@ func TestOpenRunByAnOrchestrator(t *testing.T) {
 	}
 }
 
+// TestPoisonedOrchestratorInAPersonsRun: a person opens a run for the orchestrator, which then reads a stranger's words in a run of its
+// own. From the person's run it cannot dictate what clears in a third.
+func TestPoisonedOrchestratorInAPersonsRun(t *testing.T) {
+	w := newWorld(t)
+	w.enrol(w.register("mailer"))
+	boss := w.enrol(w.register("boss", func(a *identity.Agent) { a.Kind, a.Orchestrator = identity.KindService, true }))
+	given, err := w.road.OpenRun(t.Context(), w.login("ada").must(api, nil).Credential, admit.Opening{Agent: "boss", Purpose: "see to the reports"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	speaks := boss.must(api, &admit.RunOrder{Continue: given.ID})
+	r, err := w.road.OpenRun(t.Context(), speaks.Credential, admit.Opening{Agent: "mailer", Purpose: "send the report to bob@example.org"})
+	if err != nil || !r.Clears() || r.Label.IsUntrusted() {
+		t.Fatalf("before: %+v, %v", r, err)
+	}
+	aside := boss.must(api, &admit.RunOrder{Purpose: "read the mail"})
+	w.poison(aside.Run.ID, boss.instance.ID)
+	r, err = w.road.OpenRun(t.Context(), speaks.Credential, admit.Opening{Agent: "mailer", Purpose: "send the report to eve@example.org"})
+	if err != nil || r.Clears() || !r.Label.IsUntrusted() {
+		t.Errorf("a poisoned orchestrator in a person's run: clears %v, label %+v, %v", r.Clears(), r.Label, err)
+	}
+}
+
 func TestOpenRunsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	h := w.enrol(w.register("mailer"))
