@@ -99,20 +99,19 @@ func demoPart(ctx context.Context, part string, args []string) error {
 	return fmt.Errorf("no demo part %q", part)
 }
 
-// runOffice serves the office until its standard input ends. The credential is the first line of standard input.
+// runOffice serves the office. Its credential comes from a file, or else it is the first line of standard input, and then the office
+// ends when standard input does.
 func runOffice(ctx context.Context, args []string) error {
-	in := bufio.NewReader(os.Stdin)
-	credential, err := in.ReadString('\n')
-	if err != nil {
-		return err
-	}
-	cfg := office.Config{Credential: strings.TrimSpace(credential)}
-	addr := "127.0.0.1:0"
+	var cfg office.Config
+	addr, file := "127.0.0.1:0", ""
 	for i := 0; i < len(args); i++ {
 		switch {
 		case args[i] == "--listen" && i+1 < len(args):
 			i++
 			addr = args[i]
+		case args[i] == "--credential" && i+1 < len(args):
+			i++
+			file = args[i]
 		case args[i] == "--changed":
 			cfg.Changed = true
 		case args[i] == "--instructions" && i+1 < len(args):
@@ -122,6 +121,13 @@ func runOffice(ctx context.Context, args []string) error {
 			return fmt.Errorf("the office does not know %q", args[i])
 		}
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	credential, err := officeCredential(file, stop)
+	if err != nil {
+		return err
+	}
+	cfg.Credential = credential
 	mux := http.NewServeMux()
 	mux.Handle("/mcp", office.New(cfg).Handler())
 	l, err := net.Listen("tcp", addr)
@@ -129,12 +135,6 @@ func runOffice(ctx context.Context, args []string) error {
 		return err
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() {
-		_, _ = io.Copy(io.Discard, in) // whoever started the office closes its input to end it
-		stop()
-	}()
 	go func() {
 		<-ctx.Done()
 		srv.Close()
@@ -146,4 +146,23 @@ func runOffice(ctx context.Context, args []string) error {
 		return err
 	}
 	return nil
+}
+
+// officeCredential reads the credential. Without a file, stop is called when standard input ends: whoever started the office closes
+// its input to end it.
+func officeCredential(file string, stop func()) (string, error) {
+	if file != "" {
+		b, err := os.ReadFile(file)
+		return strings.TrimSpace(string(b)), err
+	}
+	in := bufio.NewReader(os.Stdin)
+	line, err := in.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		stop()
+	}()
+	return strings.TrimSpace(line), nil
 }
