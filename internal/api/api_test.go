@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"chaperone/internal/api/client"
 	"chaperone/internal/approval"
 	"chaperone/internal/catalog"
@@ -307,6 +309,14 @@ func TestAskGrantAnswers(t *testing.T) {
 	if no, ok := errors.AsType[*client.Refusal](err); !ok || no.Problem.Rule != "untrusted-sink" {
 		t.Fatalf("%+v", no)
 	}
+	// What is hidden and what is not there get one answer.
+	h.asked = govern.Asked{Denied: true, Code: "not_listed"}
+	_, absent := h.olga.AskGrant(ctx, r.ID.String(), ask)
+	wantCode(t, absent, fault.Denied, "not_listed")
+	h.asked.Decision = id.NewDecision(time.Now())
+	if _, hidden := h.olga.AskGrant(ctx, r.ID.String(), ask); hidden == nil || hidden.Error() != absent.Error() || !sameProblem(hidden, absent) {
+		t.Errorf("hidden: %v\nabsent: %v", hidden, absent)
+	}
 	_, err = h.olga.AskGrant(ctx, id.NewRun(time.Now()).String(), ask)
 	if !fault.Is(err, fault.NotFound) {
 		t.Fatal(err)
@@ -317,6 +327,12 @@ func TestAskGrantAnswers(t *testing.T) {
 	if list, err := h.olga.Grants(ctx, client.GrantQuery{State: "active"}); err != nil || list.Items == nil {
 		t.Fatalf("%+v %v", list, err)
 	}
+}
+
+func sameProblem(a, b error) bool {
+	x, ok1 := errors.AsType[*client.Refusal](a)
+	y, ok2 := errors.AsType[*client.Refusal](b)
+	return ok1 && ok2 && cmp.Equal(x.Problem, y.Problem)
 }
 
 func TestRecordOverHTTP(t *testing.T) {

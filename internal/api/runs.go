@@ -113,6 +113,9 @@ func (d *Door) askGrant(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if got.Denied && got.Code == "not_listed" { // one answer for what is hidden and what is not there; the record knows which
+		return nil, fault.New(fault.Denied, "api", got.Code, "there is no such tool in this run's list").WithFix("list the server's tools and use a name from the list")
+	}
 	if got.Denied {
 		return nil, fault.New(fault.Denied, "api", got.Code, "%s", got.Reason).WithFix("chaperone explain %s", got.Decision).
 			WithCause(&govern.Denial{Rule: got.Rule, Reason: got.Reason, Decision: got.Decision})

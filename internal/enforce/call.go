@@ -162,7 +162,9 @@ func (c *call) refuse(ctx context.Context, no *refusal) (Outcome, error) {
 	if no.public != "" {
 		o.Code = no.public
 	}
-	if o.Code != CodeNotListed {
+	if o.Code == CodeNotListed {
+		o.Decision = id.Decision{} // there is one only for what exists
+	} else {
 		o.Rule, o.Reason, o.Fix = no.rule, no.reason, no.fix
 	}
 	if no.verdict == Pending {

@@ -39,6 +39,15 @@ func TestHiddenAndAbsentGiveOneAnswer(t *testing.T) {
 		})
 	}
 	h.t = t
+	for _, name := range []string{"absent", "hidden", "pay"} {
+		if a := h.call(name, `{}`); !a.Decision.IsZero() || a.Listed {
+			t.Errorf("%s: the answer has the decision %s", name, a.Decision)
+		}
+		got, err := h.engine.AskGrant(t.Context(), enforce.Ask{Credential: h.credential(h.run.ID), Run: h.run.ID, Server: "office", Tool: name})
+		if err != nil || got.Outcome.Code != enforce.CodeNotListed || !got.Outcome.Decision.IsZero() {
+			t.Errorf("a grant for %s: %+v %v", name, got.Outcome, err)
+		}
+	}
 	// Who may see the tool is told what is wrong.
 	h.want(h.call("list_files", `{}`, state), enforce.Failed, "request_state_foreign")
 }
