@@ -92,16 +92,14 @@ func (s *sink) empty(m enforce.Message) error {
 		status = http.StatusAccepted
 	}
 	if status == http.StatusMethodNotAllowed {
-		s.w.Header().Set("Allow", allow(m.Header, s.http))
+		s.w.Header().Set("Allow", allow(s.http))
 	}
 	s.w.WriteHeader(status)
 	return nil
 }
 
-func allow(h map[string][]string, method string) string {
-	if v := h["Allow"]; len(v) > 0 {
-		return v[0]
-	}
+// allow is what to use instead. The upstream's own header stays behind: it is text that no label covers.
+func allow(method string) string {
 	if method == http.MethodGet {
 		return "POST, DELETE"
 	}
