@@ -148,6 +148,26 @@ func unfit(p patch, out string, err error) string {
 	return ""
 }
 
+// touched reads the files that a patch changes, as they are in dir.
+func touched(dir, patchFile string) (map[string][]byte, error) {
+	text, err := os.ReadFile(patchFile)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	for line := range strings.Lines(string(text)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "+++ b/")
+		if !ok {
+			continue
+		}
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if out[path], err = os.ReadFile(path); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 func (r *runner) row(ctx context.Context, row string, patches map[string]patch, wrong map[string]string) (how end, why, output string) {
 	p, ok := patches[row]
 	if !ok {
@@ -157,14 +177,21 @@ func (r *runner) row(ctx context.Context, row string, patches map[string]patch, 
 		why, output, _ = strings.Cut(what, "\n")
 		return broken, why, output
 	}
+	// The files are put back byte by byte: a patch that is applied backwards may find its few lines elsewhere in the file.
+	before, err := touched(r.dir, p.file)
+	if err != nil {
+		return broken, "the patch names a file that cannot be read", err.Error()
+	}
+	defer func() {
+		for name, b := range before {
+			if err := os.WriteFile(name, b, 0o644); err != nil {
+				how, why, output = broken, "the patch could not be taken back", err.Error()
+			}
+		}
+	}()
 	if out, err := r.command(ctx, r.dir, "git", "apply", "--whitespace=nowarn", p.file); err != nil {
 		return broken, "the patch does not apply", out
 	}
-	defer func() {
-		if out, err := r.command(context.WithoutCancel(ctx), r.dir, "git", "apply", "-R", "--whitespace=nowarn", p.file); err != nil {
-			how, why, output = broken, "the patch could not be taken back", out
-		}
-	}()
 	// A test may build the program itself; so the whole must compile, or its failure would say nothing. To list the packages with
 	// their export data compiles what the patch reaches, and links nothing.
 	if out, err := r.command(ctx, r.dir, "go", "list", "-export", "-f", "{{/**/}}", "./..."); err != nil {
