@@ -252,7 +252,7 @@ func eraPending(ctx context.Context, t *testing.T, s *demo.Stage, c *mcp.ClientS
 	}
 	first := pay()
 	o := outcomeOf(t, first)
-	if !first.IsError || o.Verdict != "pending" || o.Code != "approval_pending" || o.Approval.Link != s.API+"/approvals/"+o.Approval.ID {
+	if !first.IsError || o.Verdict != "pending" || o.Rule != "irreversible-needs-approval" || !strings.Contains(textOf(first), "This cannot be undone") || o.Approval.Link != s.API+"/approvals/"+o.Approval.ID {
 		t.Fatalf("the payment did not wait: %+v %q", o, textOf(first))
 	}
 	if again := outcomeOf(t, pay()); again.Approval.ID != o.Approval.ID {

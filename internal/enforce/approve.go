@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"chaperone/internal/approval"
@@ -378,9 +379,21 @@ func (c *call) await(ctx context.Context, a *approval.Approval, made bool) (agai
 	}
 	c.filed = c.filed || made
 	pending := &refusal{
-		verdict: Pending, code: "approval_pending", reason: "this call waits for people to approve it", listed: true,
+		verdict: Pending, code: "approval_pending", reason: "This call waits for people to approve it.", listed: true,
 		fix:  "repeat the same call after " + c.waiting.Link + " was decided",
 		free: !c.filed, // asking took a step; asking after it takes none
+	}
+	var why []string
+	for _, r := range a.Binding.Rules {
+		if r.Reason != "" {
+			why = append(why, r.Reason)
+		}
+	}
+	if len(a.Binding.Rules) > 0 {
+		pending.rule = a.Binding.Rules[0].ID
+	}
+	if len(why) > 0 {
+		pending.reason = strings.Join(why, " ")
 	}
 	left := c.patience.Sub(c.Now())
 	if left <= 0 {
