@@ -60,7 +60,7 @@ func (r *Road) newKey(ctx context.Context, p identity.Presented) (time.Time, ide
 	if err != nil {
 		return now, identity.Proof{}, err
 	}
-	return now, proof, r.deps.Nonces.Accept(proof.Nonce, proof.Once(), r.moment())
+	return now, proof, r.deps.Nonces.AcceptStranger(proof.Nonce, proof.Once(), r.moment())
 }
 
 func (r *Road) enrol(ctx context.Context, plain string, proof identity.Proof, now time.Time) (identity.Instance, identity.Agent, error) {

@@ -238,3 +238,19 @@ func TestAuthenticate(t *testing.T) {
 	_, err = w.road.Authenticate(t.Context(), good(), office)
 	wantCode(t, err, "credential_expired")
 }
+
+// TestStrangersCannotLockOutTheKnown: whoever proves keys of their own making at /enroll and /login fills no more than a part of the
+// memory of proofs.
+func TestStrangersCannotLockOutTheKnown(t *testing.T) {
+	w := newWorld(t)
+	h := w.enrol(w.register("mailer"))
+	w.many = 32
+	w.restart()
+	var err error
+	for range 32 {
+		_, _, err = w.road.Enrol(w.ctx, "jc_guess", identity.Presented{Proof: w.proof(w.newKey(), issuer+"/enroll", w.road.Nonce(), ""), Method: "POST", URL: issuer + "/enroll"})
+	}
+	wantCode(t, err, "proof_memory_full")
+	_, err = h.token(office, &admit.RunOrder{Purpose: "x"})
+	wantCode(t, err, "")
+}

@@ -3,6 +3,7 @@
 package admit_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -67,6 +68,7 @@ type world struct {
 	key   *identity.Key
 	road  *admit.Road
 	boot  []byte
+	many  int // proofs that are remembered; 0 = 100,000
 }
 
 func newWorld(t *testing.T) *world {
@@ -94,7 +96,7 @@ func (w *world) restart() {
 	w.boot = append([]byte("boot secret of thirty-two bytes "), byte(len(w.boot)))
 	w.index = revocation.NewIndex()
 	w.road = admit.New(admit.Deps{
-		Store: w.store, Index: w.index, Nonces: identity.NewNonces(w.boot, 5*time.Minute, 100_000),
+		Store: w.store, Index: w.index, Nonces: identity.NewNonces(w.boot, 5*time.Minute, cmp.Or(w.many, 100_000)),
 		TokenKeys: func() (*identity.Key, []identity.PublicKey) { return w.key, []identity.PublicKey{w.key.Public()} },
 		Now:       w.clock.now,
 	}, admit.Config{Issuer: issuer, TrustDomain: domain})

@@ -24,6 +24,7 @@ type Nonces struct {
 	seen map[int64]map[[16]byte]struct{} // by the period the nonce was minted in
 	low  int64                           // periods before this are forgotten, and their nonces with them
 	held int
+	odd  map[int64]int // of the held ones, those of strangers, by the same period
 }
 
 const (
@@ -34,7 +35,7 @@ const (
 // NewNonces returns an empty memory. bootSecret is at least 32 random bytes, made anew at every boot. A nonce lives for life
 // (a second or more) and at most max proofs are remembered at once; beyond that proofs are refused, never forgotten early.
 func NewNonces(bootSecret []byte, life time.Duration, max int) *Nonces {
-	return &Nonces{secret: append([]byte(nil), bootSecret...), life: life, max: max, seen: map[int64]map[[16]byte]struct{}{}}
+	return &Nonces{secret: append([]byte(nil), bootSecret...), life: life, max: max, seen: map[int64]map[[16]byte]struct{}{}, odd: map[int64]int{}}
 }
 
 // Mint returns a nonce that is good from now for the life.
@@ -56,6 +57,16 @@ func (n *Nonces) mac(at []byte) []byte {
 // is unique to it (thumbprint and jti). It is the last check of a proof, so that nobody spends another's. Error kinds and codes:
 // Unauthenticated "use_dpop_nonce" (missing, foreign, old), Unauthenticated "proof_replayed", Limited "proof_memory_full".
 func (n *Nonces) Accept(nonce, proof string, now time.Time) error {
+	return n.accept(nonce, proof, now, false)
+}
+
+// AcceptStranger is Accept for the proof of a key that is bound to nobody yet. Anybody can make such keys, so together they get no
+// more than an eighth of the memory: a flood of them cannot lock out those who are known.
+func (n *Nonces) AcceptStranger(nonce, proof string, now time.Time) error {
+	return n.accept(nonce, proof, now, true)
+}
+
+func (n *Nonces) accept(nonce, proof string, now time.Time, stranger bool) error {
 	const op = "identity.Nonces.Accept"
 	b, err := unb64(nonce)
 	if err != nil || len(b) != nonceBytes || !hmac.Equal(b[8:], n.mac(b[:8])) {
@@ -81,7 +92,11 @@ func (n *Nonces) Accept(nonce, proof string, now time.Time) error {
 				WithFix("sign a fresh proof, with a new jti, for every request")
 		}
 	}
-	if n.held >= n.max {
+	strangers := 0
+	for _, some := range n.odd {
+		strangers += some
+	}
+	if n.held >= n.max || stranger && strangers >= max(1, n.max/8) {
 		return fault.New(fault.Limited, op, "proof_memory_full", "too many proofs in a short time").WithFix("try again in a few seconds")
 	}
 	if n.seen[period] == nil {
@@ -89,6 +104,9 @@ func (n *Nonces) Accept(nonce, proof string, now time.Time) error {
 	}
 	n.seen[period][key] = struct{}{}
 	n.held++
+	if stranger {
+		n.odd[period]++
+	}
 	return nil
 }
 
@@ -104,6 +122,7 @@ func (n *Nonces) forget(before int64) {
 		if p < before {
 			n.held -= len(memory)
 			delete(n.seen, p)
+			delete(n.odd, p)
 		}
 	}
 }

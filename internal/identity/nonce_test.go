@@ -109,3 +109,27 @@ func TestNoncesNeverTwice(t *testing.T) {
 		})
 	})
 }
+
+// TestStrangersCannotFillTheMemory: keys that nobody knows, which anybody can make, leave room for those that are bound.
+func TestStrangersCannotFillTheMemory(t *testing.T) {
+	n := testNonces("a", 16)
+	nonce := n.Mint(testNow)
+	for i := range 2 {
+		if err := n.AcceptStranger(nonce, fmt.Sprint("stranger ", i), testNow); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.AcceptStranger(nonce, "one more", testNow); fault.CodeOf(err) != "proof_memory_full" {
+		t.Errorf("the strangers' part is full: %v", err)
+	}
+	if err := n.AcceptStranger(nonce, "stranger 0", testNow); fault.CodeOf(err) != "proof_replayed" {
+		t.Errorf("a replay while full: %v", err)
+	}
+	if err := n.Accept(nonce, "known", testNow); err != nil {
+		t.Errorf("one who is known is locked out: %v", err)
+	}
+	later := testNow.Add(3 * time.Minute)
+	if err := n.AcceptStranger(n.Mint(later), "one more", later); err != nil {
+		t.Errorf("after the nonces died: %v", err)
+	}
+}
