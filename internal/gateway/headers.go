@@ -87,7 +87,11 @@ func definitionCheck(h http.Header, arguments []byte, stateless bool) func(defin
 		if !stateless {
 			return nil
 		}
-		return paramHeaders(h, schema.Get("properties"), args, "", 0)
+		asked := map[string]bool{}
+		if err := paramHeaders(h, schema.Get("properties"), args, "", 0, asked); err != nil {
+			return err
+		}
+		return unasked(h, asked)
 	}
 }
 
@@ -126,23 +130,38 @@ func exactArguments(schema, args *canon.Node, path string, depth int) error {
 }
 
 // paramHeaders compares the Mcp-Param-* headers that the schema asks for (x-mcp-header) with the arguments.
-func paramHeaders(h http.Header, props, args *canon.Node, path string, depth int) error {
+func paramHeaders(h http.Header, props, args *canon.Node, path string, depth int, asked map[string]bool) error {
 	if props == nil || props.Kind != canon.Object || depth > maxNesting {
 		return nil
 	}
 	for _, p := range props.Members {
 		arg := args.Get(p.Key)
 		if name, ok := p.Value.Get("x-mcp-header").String(); ok && name != "" {
+			asked[http.CanonicalHeaderKey("Mcp-Param-"+name)] = true
 			if err := paramHeader(h, name, arg, path+p.Key); err != nil {
 				return err
 			}
 		}
-		if err := paramHeaders(h, p.Value.Get("properties"), arg, path+p.Key+".", depth+1); err != nil {
+		if err := paramHeaders(h, p.Value.Get("properties"), arg, path+p.Key+".", depth+1, asked); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// unasked refuses a header that mirrors no argument of the pinned schema: nobody decided on it, and an upstream might read it.
+func unasked(h http.Header, asked map[string]bool) error {
+	for name := range h {
+		if strings.HasPrefix(name, paramPrefix) && !asked[name] {
+			return fault.New(fault.Invalid, "gateway.definition", "header_mismatch", "the header %s is not one that the tool's schema asks for", name).
+				WithFix("leave it out")
+		}
+	}
+	return nil
+}
+
+// paramPrefix begins the headers that mirror arguments.
+const paramPrefix = "Mcp-Param-"
 
 func paramHeader(h http.Header, name string, arg *canon.Node, path string) error {
 	no := func(format string, args ...any) error {

@@ -3,7 +3,9 @@
 package gateway
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,7 +48,8 @@ func TestDefinitionCheck(t *testing.T) {
 		{"nested, missing", `{"more":{"region":"eu"}}`, nil, "header_mismatch"},
 		{"nested in nothing", `{"more":7}`, map[string]string{"Region": "eu"}, "header_mismatch"},
 		{"a list", `{"list":[1]}`, map[string]string{"List": "[1]"}, "header_mismatch"},
-		{"a header nobody asked for", `{}`, map[string]string{"Other": "x"}, ""},
+		{"a header nobody asked for", `{}`, map[string]string{"Other": "x"}, "header_mismatch"},
+		{"a header nobody asked for, beside one that is", `{"to":"a"}`, map[string]string{"To": "a", "Other": "x"}, "header_mismatch"},
 		{"an argument in another case", `{"To":"a"}`, nil, "argument_case"},
 		{"an argument in both cases", `{"free":"a","FREE":"b"}`, nil, "argument_case"},
 		{"nested argument in another case", `{"more":{"note":"x"}}`, nil, "argument_case"},
@@ -101,4 +104,21 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("era %s under the header %q", env.era, version)
 		}
 	})
+}
+
+func TestPassedOn(t *testing.T) {
+	h := http.Header{"Accept": {"a"}, "Mcp-Method": {"m"}, "Mcp-Param-To": {"x"}, "Authorization": {"DPoP x"}, "X-Other": {"1"}}
+	for _, tt := range []struct {
+		era  string
+		tool bool
+		want []string
+	}{
+		{eraStateless, true, []string{"Accept", "Mcp-Method", "Mcp-Param-To"}},
+		{eraStateless, false, []string{"Accept", "Mcp-Method"}}, // there is no schema that the parameter could be held against
+		{eraSessions, true, []string{"Accept"}},
+	} {
+		if got := slices.Sorted(maps.Keys(passedOn(h, tt.era, tt.tool))); !slices.Equal(got, tt.want) {
+			t.Errorf("%s, tool %v: %v, want %v", tt.era, tt.tool, got, tt.want)
+		}
+	}
 }

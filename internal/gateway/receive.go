@@ -75,7 +75,7 @@ func (d *Door) receive(w http.ResponseWriter, r *http.Request) (enforce.Request,
 		return req, env, notAllowed(r.Method, env.era)
 	}
 	req.Era = env.era
-	req.Header = passedOn(r.Header, env.era)
+	req.Header = passedOn(r.Header, env.era, req.Kind == catalog.KindTool)
 	if s := r.Header.Get("Mcp-Session-Id"); s != "" && env.era != eraStateless {
 		var ok bool
 		if req.Session, req.SessionRun, ok = d.sessions.open(s, req.Server); !ok {
@@ -248,13 +248,14 @@ func remote(r *http.Request) string {
 	return host
 }
 
-// passedOn are the headers of MCP that may go on to the upstream. What the era does not define stays behind.
-func passedOn(h http.Header, era string) map[string][]string {
+// passedOn are the headers of MCP that may go on to the upstream. What the era does not define stays behind, and what mirrors arguments
+// does where there is no tool whose schema it could be held against.
+func passedOn(h http.Header, era string, tool bool) map[string][]string {
 	out := map[string][]string{}
 	for name, values := range h {
 		switch {
 		case name == "Accept" || name == "Content-Type" || name == "Mcp-Protocol-Version":
-		case (name == "Mcp-Method" || name == "Mcp-Name" || strings.HasPrefix(name, "Mcp-Param-")) && era == eraStateless:
+		case (name == "Mcp-Method" || name == "Mcp-Name" || tool && strings.HasPrefix(name, paramPrefix)) && era == eraStateless:
 		default:
 			continue
 		}
