@@ -17,9 +17,9 @@ var (
 	bundleTable = table[policy.Bundle]{noun: "policy", name: "bundles"}
 	serverTable = table[catalog.Server]{noun: "server", name: "servers"}
 	entryTable  = table[catalog.Entry]{noun: "entry", name: "entries"}
-	pinTable    = table[catalog.Pin]{noun: "pin", name: "pins", more: ", raw, seen", read: func(r *sql.Rows) (catalog.Pin, error) {
+	pinTable    = table[catalog.Pin]{noun: "pin", name: "pins", more: ", raw, seen", read: func(m memo, r *sql.Rows) (catalog.Pin, error) {
 		var raw, seen []byte
-		v, err := body[catalog.Pin](r, &raw, &seen)
+		v, err := body[catalog.Pin](m, r, &raw, &seen)
 		v.Raw, v.Seen = raw, seen
 		return v, err
 	}}

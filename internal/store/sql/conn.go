@@ -17,6 +17,7 @@ const maxStatements = 256
 type conn struct {
 	raw        *sql.Conn
 	statements map[string]*sql.Stmt
+	memo       memo
 }
 
 func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
@@ -24,7 +25,7 @@ func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{raw: raw, statements: map[string]*sql.Stmt{}}, nil
+	return &conn{raw: raw, statements: map[string]*sql.Stmt{}, memo: memo{}}, nil
 }
 
 func (c *conn) close() error {

@@ -14,16 +14,16 @@ import (
 )
 
 var (
-	grantTable = table[grant.Grant]{noun: "grant", name: "grants", more: ", state, changed_at, reason", read: func(r *sql.Rows) (grant.Grant, error) {
+	grantTable = table[grant.Grant]{noun: "grant", name: "grants", more: ", state, changed_at, reason", read: func(m memo, r *sql.Rows) (grant.Grant, error) {
 		var state, reason string
 		var changed int64
-		v, err := body[grant.Grant](r, &state, &changed, &reason)
+		v, err := body[grant.Grant](m, r, &state, &changed, &reason)
 		v.State, v.ChangedAt, v.Reason = grant.State(state), fromMicros(changed), reason
 		return v, err
 	}}
-	approvalTable = table[approval.Approval]{noun: "approval", name: "approvals", more: ", version", read: func(r *sql.Rows) (approval.Approval, error) {
+	approvalTable = table[approval.Approval]{noun: "approval", name: "approvals", more: ", version", read: func(m memo, r *sql.Rows) (approval.Approval, error) {
 		var version int64
-		v, err := body[approval.Approval](r, &version)
+		v, err := body[approval.Approval](m, r, &version)
 		v.Version = version
 		return v, err
 	}}

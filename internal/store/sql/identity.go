@@ -16,9 +16,9 @@ import (
 
 var (
 	typeTable  = table[identity.Type]{noun: "type", name: "types"}
-	agentTable = table[identity.Agent]{noun: "agent", name: "agents", more: ", version", read: func(r *sql.Rows) (identity.Agent, error) {
+	agentTable = table[identity.Agent]{noun: "agent", name: "agents", more: ", version", read: func(m memo, r *sql.Rows) (identity.Agent, error) {
 		var version int64
-		a, err := body[identity.Agent](r, &version)
+		a, err := body[identity.Agent](m, r, &version)
 		a.Version = version
 		return a, err
 	}}
@@ -105,15 +105,15 @@ func moved(op, noun string) error {
 
 type instances struct{ *transaction }
 
-func readInstance(r *sql.Rows) (identity.Instance, error) {
+func readInstance(m memo, r *sql.Rows) (identity.Instance, error) {
 	var carried sql.RawBytes
 	var version int64
-	v, err := body[identity.Instance](r, &carried, &version)
+	v, err := body[identity.Instance](m, r, &carried, &version)
 	if err != nil {
 		return v, err
 	}
 	v.CarriedVersion = version
-	v.Carried, err = decode[label.Label](carried)
+	v.Carried, err = recall[label.Label](m, carried)
 	return v, err
 }
 
@@ -216,7 +216,7 @@ func takeCode[T any](t *transaction, tableName, noun, hash string, now time.Time
 	found := false
 	err = t.returning(op, "DELETE FROM "+tableName+" WHERE hash = $1 AND expires_at > $2 RETURNING body", func(r *sql.Rows) (err error) {
 		found = true
-		out, err = body[T](r)
+		out, err = body[T](nil, r)
 		return err
 	}, hash, micros(now))
 	if err == nil && !found {

@@ -10,9 +10,9 @@ import (
 	"chaperone/internal/people"
 )
 
-var personTable = table[people.Person]{noun: "person", name: "people", more: ", version", read: func(r *sql.Rows) (people.Person, error) {
+var personTable = table[people.Person]{noun: "person", name: "people", more: ", version", read: func(m memo, r *sql.Rows) (people.Person, error) {
 	var version int64
-	p, err := body[people.Person](r, &version)
+	p, err := body[people.Person](m, r, &version)
 	p.Version = version
 	return p, err
 }}

@@ -289,7 +289,7 @@ func (s notices) Epoch() (int64, error) { return s.counter("sqlstore.Revocations
 func (s notices) Live(now time.Time) (out []revocation.Notice, err error) {
 	err = s.query("sqlstore.Revocations.Live", "SELECT body, position FROM notices WHERE until = 0 OR until >= $1 ORDER BY position, kind, id", func(r *sql.Rows) error {
 		var position int64
-		n, err := body[revocation.Notice](r, &position)
+		n, err := body[revocation.Notice](nil, r, &position)
 		n.Position = position
 		out = append(out, n)
 		return err

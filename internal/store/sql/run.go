@@ -14,16 +14,16 @@ import (
 
 var runTable = table[run.Run]{noun: "run", name: "runs", more: ", version, label, steps, bytes, calls", read: readRun}
 
-func readRun(r *sql.Rows) (run.Run, error) {
+func readRun(m memo, r *sql.Rows) (run.Run, error) {
 	var version int64
 	var marks sql.RawBytes
 	var spent run.Spent
 	var calls string
-	v, err := body[run.Run](r, &version, &marks, &spent.Steps, &spent.Bytes, &calls)
+	v, err := body[run.Run](m, r, &version, &marks, &spent.Steps, &spent.Bytes, &calls)
 	if err != nil {
 		return v, err
 	}
-	if v.Label, err = decode[label.Label](marks); err != nil {
+	if v.Label, err = recall[label.Label](m, marks); err != nil {
 		return v, err
 	}
 	spent.Calls, err = decodeCalls(calls)

@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"chaperone/internal/fault"
 	"chaperone/internal/grant"
 	"chaperone/internal/identity"
+	"chaperone/internal/label"
 	"chaperone/internal/people"
 	"chaperone/internal/policy"
 	"chaperone/internal/revocation"
@@ -144,18 +147,18 @@ type table[T any] struct {
 	noun string // for words and for the code "no_<noun>"
 	name string
 	more string
-	read func(*sql.Rows) (T, error) // nil: the body alone
+	read func(memo, *sql.Rows) (T, error) // nil: the body alone
 }
 
 func (tb table[T]) selecting(tail string) string {
 	return "SELECT body" + tb.more + " FROM " + tb.name + " " + tail
 }
 
-func (tb table[T]) row(r *sql.Rows) (T, error) {
+func (tb table[T]) row(m memo, r *sql.Rows) (T, error) {
 	if tb.read != nil {
-		return tb.read(r)
+		return tb.read(m, r)
 	}
-	return body[T](r)
+	return body[T](m, r)
 }
 
 // get returns the one row that matches: NotFound, "no_<noun>", if there is none.
@@ -163,7 +166,7 @@ func (tb table[T]) get(t *transaction, tail string, args ...any) (out T, err err
 	found := false
 	err = t.query("sqlstore."+tb.noun, tb.selecting(tail), func(r *sql.Rows) (err error) {
 		found = true
-		out, err = tb.row(r)
+		out, err = tb.row(t.c.memo, r)
 		return err
 	}, args...)
 	if err == nil && !found {
@@ -177,7 +180,7 @@ func (tb table[T]) list(t *transaction, tail string, args ...any) iter.Seq2[T, e
 	return func(yield func(T, error) bool) {
 		var rows []T
 		err := t.query("sqlstore."+tb.noun+".list", tb.selecting(tail), func(r *sql.Rows) error {
-			v, err := tb.row(r)
+			v, err := tb.row(nil, r) // a list does not push out what every call reads
 			rows = append(rows, v)
 			return err
 		}, args...)
@@ -209,13 +212,71 @@ func (t *transaction) insert(op, noun, text string, args ...any) error {
 }
 
 // body reads the first column as JSON into a T and the others into more. Times come back in UTC.
-func body[T any](r *sql.Rows, more ...any) (T, error) {
+func body[T any](m memo, r *sql.Rows, more ...any) (T, error) {
 	var out T
 	var raw sql.RawBytes
 	if err := r.Scan(append([]any{&raw}, more...)...); err != nil {
 		return out, err
 	}
-	return decode[T](raw)
+	return recall[T](m, raw)
+}
+
+// memo keeps the nouns that every call reads again, decoded, under the text they were decoded from, so that the same text is not
+// decoded twice. It belongs to one connection. What a row says is always read from the database; nil remembers nothing.
+type memo map[string]any
+
+// memorable bounds a memo; a full one is emptied.
+const memorable = 512
+
+// recall is decode for a text that may be remembered. Whoever gets a value owns it: what it points to is copied.
+func recall[T any](m memo, raw []byte) (T, error) {
+	if m == nil {
+		return decode[T](raw)
+	}
+	if v, ok := m[string(raw)].(*T); ok {
+		out := *v
+		own(&out)
+		return out, nil
+	}
+	out, err := decode[T](raw)
+	if kept := out; err == nil && own(&kept) {
+		if len(m) >= memorable {
+			clear(m)
+		}
+		m[string(raw)] = &kept
+	}
+	return out, err
+}
+
+// own copies what the value points to. It reports false for nouns that are not worth remembering.
+func own(v any) bool {
+	switch v := v.(type) {
+	case *run.Run:
+		v.Plan = slices.Clone(v.Plan)
+		for i, step := range v.Plan {
+			v.Plan[i].Sinks = maps.Clone(step.Sinks)
+			for argument, values := range step.Sinks {
+				v.Plan[i].Sinks[argument] = slices.Clone(values)
+			}
+		}
+		v.Budgets.Calls = maps.Clone(v.Budgets.Calls)
+		ownLabel(&v.Label)
+		v.Spent.Calls = maps.Clone(v.Spent.Calls)
+	case *identity.Type:
+		v.Reads, v.Writes = slices.Clone(v.Reads), slices.Clone(v.Writes)
+	case *identity.Instance:
+		ownLabel(&v.Carried)
+	case *label.Label:
+		ownLabel(v)
+	case *identity.Agent: // points to nothing
+	default:
+		return false
+	}
+	return true
+}
+
+func ownLabel(l *label.Label) {
+	l.Sources, l.Categories, l.Readers.Names = slices.Clone(l.Sources), slices.Clone(l.Categories), slices.Clone(l.Readers.Names)
 }
 
 func decode[T any](raw []byte) (T, error) {
