@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +26,7 @@ type wire struct {
 	endpoint string
 	run      string
 	access   string
+	moved    atomic.Bool // the server called "other" answers calls with a redirect to the first one
 }
 
 const readCall26 = `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"look","arguments":{},"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`
@@ -32,7 +35,13 @@ func newWire(t *testing.T) *wire {
 	t.Helper()
 	w := &wire{s: open(t, "info"), far: &digester{}}
 	w.up = settle(t, w.s)
-	srv := httptest.NewServer(w.far)
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if w.moved.Load() && r.URL.Path == "/other" {
+			http.Redirect(rw, r, "/mcp", http.StatusTemporaryRedirect)
+			return
+		}
+		w.far.ServeHTTP(rw, r)
+	}))
 	t.Cleanup(srv.Close)
 	catalogue := `version: 1
 servers:
@@ -237,6 +246,51 @@ func TestWire(t *testing.T) {
 			http.StatusBadRequest, "request_state_foreign")
 		if a := ask(w.access, state); !strings.Contains(a.body, "input_required") {
 			t.Errorf("the caller's own state, before anybody decided: %d %s", a.status, a.body)
+		}
+	})
+
+	t.Run("a redirect", func(t *testing.T) {
+		other := w.s.Public + "/mcp/other"
+		if a := h.send(ctx, letter{url: other, access: otherAccess, header: call26, body: readCall26}); a.status != http.StatusOK || !strings.Contains(a.body, "sha256") {
+			t.Fatalf("the honest call: %d %s", a.status, a.body)
+		}
+		permitted++
+		w.moved.Store(true)
+		defer w.moved.Store(false)
+		w.mustRefuse(t, h.send(ctx, letter{url: other, access: otherAccess, header: call26, body: readCall26}), http.StatusOK, "upstream_redirect")
+	})
+
+	t.Run("fifty uses of one grant", func(t *testing.T) {
+		args := `{"s":"once"}`
+		body := `{"jsonrpc":"2.0","id":4,"method":"tools/call","params":{"name":"write","arguments":` + args +
+			`,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{"url":{}}}}}}`
+		a := h.send(ctx, letter{url: apiURL + "/grants", access: apiAccess, header: map[string]string{"Content-Type": "application/json"},
+			body: `{"server":"counter","tool":"write","arguments":` + args + `}`})
+		var asked struct{ Approval struct{ ID string } }
+		must(t, json.Unmarshal([]byte(a.body), &asked))
+		var q struct {
+			BindingDigest string `json:"binding_digest"`
+		}
+		must(t, w.s.Do(ctx, "ada", "", &q, "approval", "show", asked.Approval.ID))
+		must(t, w.s.Do(ctx, "ada", "", nil, "approval", "approve", asked.Approval.ID, "--binding", q.BindingDigest))
+		var all sync.WaitGroup
+		var ran, asks atomic.Int32
+		for range 50 {
+			all.Go(func() {
+				switch a := h.send(ctx, letter{url: w.endpoint, access: w.access, header: headers26("tools/call", "write"), body: body}); {
+				case strings.Contains(a.body, "sha256"):
+					ran.Add(1)
+				case strings.Contains(a.body, "input_required"):
+					asks.Add(1)
+				default:
+					t.Errorf("%d %s", a.status, a.body)
+				}
+			})
+		}
+		all.Wait()
+		permitted++
+		if ran.Load() != 1 || asks.Load() != 49 {
+			t.Errorf("one grant served %d of fifty calls, and %d were asked about", ran.Load(), asks.Load())
 		}
 	})
 
