@@ -401,6 +401,8 @@ func (c *call) await(ctx context.Context, a *approval.Approval, made bool) (agai
 	}
 	timer := time.NewTimer(left)
 	defer timer.Stop()
+	c.held.n.Add(1)
+	defer c.held.n.Add(-1)
 	for {
 		committed := c.Store.Committed()
 		var state approval.State
@@ -417,6 +419,13 @@ func (c *call) await(ctx context.Context, a *approval.Approval, made bool) (agai
 		}
 		select {
 		case <-committed:
+		case <-timer.C:
+			return false, pending
+		case <-ctx.Done():
+			return false, pending
+		}
+		select { // commits come in swarms, and every one wakes all who wait
+		case <-time.After(c.held.pause()):
 		case <-timer.C:
 			return false, pending
 		case <-ctx.Done():

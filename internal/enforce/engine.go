@@ -99,6 +99,7 @@ type Engine struct {
 	cfg     Config
 	live    *liveDefinitions
 	turns   *turns
+	held    held
 	unknown *limiter
 }
 

@@ -4,6 +4,7 @@ package enforce
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chaperone/internal/id"
@@ -56,6 +57,15 @@ func (c *call) unlock() {
 		c.turn()
 		c.turn = nil
 	}
+}
+
+// held counts the calls that wait for people, so that all of them together look at the database no more than about 500 times a second,
+// however many they are: what one captured agent can make wait must not slow the others down.
+type held struct{ n atomic.Int64 }
+
+// pause is how long one of them lets pass after a commit before it looks again.
+func (h *held) pause() time.Duration {
+	return max(50*time.Millisecond, time.Duration(h.n.Load())*2*time.Millisecond)
 }
 
 // limiter bounds how many refusals of callers who proved nothing are written in a minute, so that a stranger cannot fill the
