@@ -251,17 +251,22 @@ func (c *call) pay(tx store.Tx, s run.Spend) error {
 
 // join grows the run's label, that of every ancestor in the hands of the same instance (one mind reads for both), and what the
 // instance carries. The whole effective label is carried, so that what an ancestor poisoned is not clean again in the instance's
-// next run.
+// next run. Labels only grow, so what a label covered when it was read it covers now, and nothing is written or read for it.
 func (c *call) join(tx store.Tx, l label.Label) error {
-	if err := tx.Runs().Join(c.run.ID, l); err != nil {
-		return err
+	if !c.run.Label.Covers(l) {
+		if err := tx.Runs().Join(c.run.ID, l); err != nil {
+			return err
+		}
 	}
 	for _, a := range c.ancestors {
-		if a.Instance == c.instance.ID {
+		if a.Instance == c.instance.ID && !a.Label.Covers(l) {
 			if err := tx.Runs().Join(a.ID, l); err != nil {
 				return err
 			}
 		}
+	}
+	if c.instance.Carried.Covers(c.label.Join(l)) {
+		return nil
 	}
 	return tx.Instances().JoinCarried(c.instance.ID, c.label.Join(l))
 }
