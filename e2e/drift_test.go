@@ -96,7 +96,7 @@ func TestDriftAndDeath(t *testing.T) {
 		t.Errorf("the record of the change: %s", drifted.Items)
 	}
 	// The session of the older era died with the office; the client is told so, in words, and a new one works.
-	if err := read(old); rpcCode(err) == 0 || !strings.Contains(rpcData(err)+err.Error(), "session") {
+	if err := read(old); rpcCode(err) == 0 || !strings.Contains(rpcData(err), "session_gone") {
 		t.Errorf("a session that the server has forgotten: %v %s", err, rpcData(err))
 	}
 	must(t, read(sdkClient(ctx, t, s, "2025-11-25", opts, "--state", state, "--server", "office", "--run", run)))
