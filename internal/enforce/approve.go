@@ -292,6 +292,9 @@ func (c *call) fileApproval(ctx context.Context, rules []approval.Rule) (_ *appr
 				return errMoved
 			}
 		}
+		if err := c.room(tx, len(closing)); err != nil {
+			return err
+		}
 		made = true
 		for _, old := range closing {
 			if err := tx.Approvals().Update(old); fault.Is(err, fault.Conflict) {
@@ -306,6 +309,28 @@ func (c *call) fileApproval(ctx context.Context, rules []approval.Rule) (_ *appr
 		return c.finish(tx, found{}, events)
 	})
 	return standing, made, err
+}
+
+// openQuestions is how many questions of one agent people may have before them. Asking more than anybody can read is how consent
+// is worn down.
+const openQuestions = 100
+
+// room refuses a new question of an agent that has too many open. Error: Limited, "approvals_full".
+func (c *call) room(tx store.Tx, closing int) error {
+	n := 0
+	for a, err := range tx.Approvals().Approvals(approval.Filter{State: approval.Pending, Limit: 1 << 20}) {
+		if err != nil {
+			return err
+		}
+		if a.Call.Agent == c.agent.ID && c.now.Before(a.Binding.NotAfter) {
+			n++
+		}
+	}
+	if n-closing >= openQuestions {
+		return fault.New(fault.Limited, "enforce.approve", "approvals_full", "%d calls of this agent wait for people already", n).
+			WithFix("wait until some are decided, or end the runs they belong to")
+	}
+	return nil
 }
 
 // authorship is how long somebody who changed what enables a call may not approve it.

@@ -100,7 +100,9 @@ type Engine struct {
 	live    *liveDefinitions
 	turns   *turns
 	held    held
-	unknown *limiter
+	unknown *limiter // refusals of strangers
+	// overdrawn are refusals of runs that have no step left.
+	overdrawn *limiter
 }
 
 // New returns an engine. It starts nothing.
@@ -117,7 +119,7 @@ func New(d Deps, cfg Config) *Engine {
 	if d.Link == nil {
 		d.Link = func(a id.Approval) string { return "/approvals/" + a.String() }
 	}
-	return &Engine{Deps: d, cfg: cfg.withDefaults(), live: newLiveDefinitions(), turns: newTurns(), unknown: newLimiter()}
+	return &Engine{Deps: d, cfg: cfg.withDefaults(), live: newLiveDefinitions(), turns: newTurns(), unknown: newLimiter(), overdrawn: newLimiter()}
 }
 
 // retries is how often a call is decided again because what it was decided on has moved.

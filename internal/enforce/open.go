@@ -249,9 +249,10 @@ func (c *call) pay(tx store.Tx, s run.Spend) error {
 	return nil
 }
 
-// join grows the run's label, that of every ancestor in the hands of the same instance (one mind reads for both), and what the
-// instance carries. The whole effective label is carried, so that what an ancestor poisoned is not clean again in the instance's
-// next run. Labels only grow, so what a label covered when it was read it covers now, and nothing is written or read for it.
+// join grows the label of the run, and what the instance carries. One mind reads for all its runs: every ancestor and every other
+// active run in the hands of the same instance grows too, whoever opened it, or what was read in one run would be acted on in
+// another that still looks clean. The whole effective label is carried, so that what an ancestor poisoned is not clean again in
+// the instance's next run. Labels only grow, so what a label covered when it was read it covers now, and nothing is written for it.
 func (c *call) join(tx store.Tx, l label.Label) error {
 	if !c.run.Label.Covers(l) {
 		if err := tx.Runs().Join(c.run.ID, l); err != nil {
@@ -265,8 +266,27 @@ func (c *call) join(tx store.Tx, l label.Label) error {
 			}
 		}
 	}
-	if c.instance.Carried.Covers(c.label.Join(l)) {
-		return nil
+	if carried := c.label.Join(l); !c.instance.Carried.Covers(carried) {
+		if err := tx.Instances().JoinCarried(c.instance.ID, carried); err != nil {
+			return err
+		}
 	}
-	return tx.Instances().JoinCarried(c.instance.ID, c.label.Join(l))
+	if (label.Label{}).Covers(l) {
+		return nil // nothing that another run could be marked with
+	}
+	var others []id.Run
+	for r, err := range tx.Runs().Runs(run.Filter{Instance: c.instance.ID, State: run.Active}) {
+		if err != nil {
+			return err
+		}
+		if r.ID != c.run.ID && !r.Label.Covers(l) {
+			others = append(others, r.ID)
+		}
+	}
+	for _, r := range others {
+		if err := tx.Runs().Join(r, l); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -328,6 +328,12 @@ func (c *call) recordRefusal(ctx context.Context, no *refusal) *refusal {
 		if ok, held = c.unknown.admit(c.now); !ok {
 			return nil
 		}
+	} else if no.code == "budget_steps" {
+		// A run that has used up its steps pays nothing for asking on, so what it may write is bounded as a stranger's is.
+		var ok bool
+		if ok, held = c.overdrawn.admit(c.now); !ok {
+			return nil
+		}
 	}
 	events, err := c.refusalEvents(no, held)
 	if err != nil {

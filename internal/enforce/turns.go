@@ -68,8 +68,9 @@ func (h *held) pause() time.Duration {
 	return max(50*time.Millisecond, time.Duration(h.n.Load())*2*time.Millisecond)
 }
 
-// limiter bounds how many refusals of callers who proved nothing are written in a minute, so that a stranger cannot fill the
-// record. What it holds back is counted and named in the next one that is written.
+// limiter bounds how many refusals are written in a minute of those whom it costs nothing to be refused (callers who proved nothing, runs
+// that have used up their steps), so that they cannot fill the record. What it holds back is counted and named in the next one
+// that is written.
 type limiter struct {
 	mu    sync.Mutex
 	since time.Time
