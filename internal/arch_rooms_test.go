@@ -33,7 +33,7 @@ var rooms = map[string]floor{
 
 	"gateway": door, "issuer": door, "api": door, "api/client": door, "console": door, "cli": door, "connect": door,
 
-	"app": hall,
+	"app": hall, "app/apptest": hall,
 
 	"needs": workshop, "tools/testreport": workshop, "tools/mutants": workshop, "tools/figures": workshop, "tools/fuzz": workshop,
 }
@@ -53,6 +53,7 @@ var mayAlso = map[string]map[string]string{
 	"api":             {"api/client": "the wire shapes are written once, in the twin"},
 	"connect":         {"api/client": "a person's sign-in goes through the API"},
 	"app":             {"config": "law of the house"},
+	"app/apptest":     {"config": "it configures what it starts"},
 }
 
 // groundForDomain is what a domain room may use of the ground.
@@ -85,10 +86,10 @@ var passports = map[string][]string{
 
 	// Of the standard library, what says that a room does something it should not.
 	"database/sql":  {"store/sql"},
-	"net/http":      {"doors", "upstream", "notify", "app", "cmd", "examples"},
+	"net/http":      {"doors", "upstream", "notify", "app", "app/apptest", "cmd", "examples"},
 	"html/template": {"console", "api"},
 	"text/template": {"console", "api", "cli"},
-	"testing":       {"tests", "store/storetest", "needs"},
+	"testing":       {"tests", "store/storetest", "app/apptest", "needs"},
 	"unsafe":        {},
 	"C":             {},
 	"expvar":        {},

@@ -53,6 +53,7 @@ func version() string {
 }
 
 func up(ctx context.Context, c config.Config, log *slog.Logger, ready func(cli.Started)) error {
+	app.LibraryLog(log)
 	a, err := app.New(ctx, c, log, app.Options{Version: version()})
 	if err != nil {
 		return err
@@ -64,7 +65,9 @@ func up(ctx context.Context, c config.Config, log *slog.Logger, ready func(cli.S
 }
 
 func restore(ctx context.Context, c config.Config, out io.Writer) error {
-	said, err := app.Restore(ctx, c, slog.New(slog.NewTextHandler(os.Stderr, nil)), app.Options{Version: version()})
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	app.LibraryLog(log)
+	said, err := app.Restore(ctx, c, log, app.Options{Version: version()})
 	if err != nil {
 		return err
 	}

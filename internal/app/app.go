@@ -59,6 +59,9 @@ type Started struct {
 	Notes             []string
 }
 
+// LibraryLog hands to log what libraries say that keep one logger for the whole process. Call it once, before the first New.
+func LibraryLog(log *slog.Logger) { ledger.LibraryLog(log) }
+
 // App is the whole program in one process.
 type App struct {
 	conf config.Config
@@ -113,7 +116,6 @@ func (a *App) open(ctx context.Context) (err error) {
 	if a.logKey, err = a.ring.LogVerifierKey(origin(a.conf)); err != nil {
 		return err
 	}
-	ledger.LibraryLog(a.log)
 	if a.tree, err = ledger.Open(ctx, logPath(a.conf), ledger.Config{Signer: signer, Key: a.logKey, Now: a.opts.Now, Log: a.log}); err != nil {
 		return err
 	}

@@ -5,196 +5,196 @@ package connect
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync"
+	"time"
 
 	"chaperone/internal/canon"
+	"chaperone/internal/fault"
+	"chaperone/internal/sse"
 )
 
-// statelessEra is the first protocol revision without sessions, whose requests carry their routing in headers.
-const statelessEra = "2026-07-28"
-
-// exchange sends one request to the gateway with a fresh proof. It repeats once when the gateway wants its nonce and once when
-// the credential died of age; in both cases the gateway has not acted on the first.
+// exchange sends one request to the gateway with a fresh proof. The answer's body must be closed. While an answer to a POST is
+// awaited, silence longer than Config.Silence ends it; the stream of a GET may be silent once it is there.
 func (b *Bridge) exchange(ctx context.Context, method string, header http.Header, body []byte) (*http.Response, error) {
-	var renewed, nonced bool
-	for {
-		credential, err := b.creds.current(ctx, renewed)
-		if err != nil {
-			return nil, err
+	ctx, stop := context.WithCancelCause(ctx)
+	silence := time.AfterFunc(b.cfg.Silence, func() { stop(fmt.Errorf("the gateway was silent for %s", b.cfg.Silence)) })
+	resp, err := b.source.Do(ctx, func() (*http.Request, error) {
+		var r io.Reader
+		if body != nil {
+			r = bytes.NewReader(body)
 		}
-		req, err := http.NewRequestWithContext(ctx, method, b.endpoint(), bytes.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, method, b.endpoint(), r)
 		if err != nil {
-			return nil, err
-		}
-		if body == nil {
-			req.Body, req.ContentLength = http.NoBody, 0
+			return nil, fault.New(fault.Invalid, "connect.exchange", "bad_url", "%q is not a URL of the gateway", b.endpoint()).
+				WithFix("check --server").WithCause(err)
 		}
 		req.Header = header.Clone()
-		if err := b.creds.prove(req, credential); err != nil {
-			return nil, err
+		return req, nil
+	})
+	if err != nil {
+		silence.Stop()
+		stop(nil)
+		if fault.CodeOf(err) == "answer_lost" {
+			return nil, lost("the connection to the gateway broke", err)
 		}
-		resp, err := b.cfg.HTTP.Do(req)
-		if err != nil {
-			return nil, unreachable(b.endpoint(), err)
-		}
-		b.creds.keepNonce(resp)
-		if resp.StatusCode == http.StatusUnauthorized {
-			challenge := resp.Header.Get("WWW-Authenticate")
-			switch {
-			case strings.Contains(challenge, "use_dpop_nonce") && !nonced:
-				nonced = true
-				drain(resp)
-				continue
-			case strings.Contains(challenge, "invalid_token") && strings.Contains(challenge, "credential_expired") && !renewed:
-				renewed = true
-				drain(resp)
-				continue
-			}
-		}
-		return resp, nil
+		return nil, err
 	}
+	w := &watched{ReadCloser: resp.Body, silence: silence, stop: stop, cause: func() error { return context.Cause(ctx) }}
+	if method == http.MethodGet {
+		silence.Stop()
+	} else {
+		w.after = b.cfg.Silence
+	}
+	resp.Body = w
+	return resp, nil
 }
 
-func drain(resp *http.Response) {
-	io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+// watched is an answer's body that must not be silent for long.
+type watched struct {
+	io.ReadCloser
+	silence *time.Timer
+	after   time.Duration // 0 = it may
+	stop    context.CancelCauseFunc
+	cause   func() error
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadCloser.Read(p)
+	if n > 0 && w.after > 0 {
+		w.silence.Reset(w.after)
+	}
+	if err != nil && !errors.Is(err, io.EOF) && w.cause() != nil {
+		err = w.cause()
+	}
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.silence.Stop()
+	err := w.ReadCloser.Close()
+	w.stop(nil)
+	return err
+}
+
+// discard closes an answer of which nothing is wanted.
+func discard(resp *http.Response) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection serves again; a broken one does not
 	resp.Body.Close()
 }
 
-// message is what the bridge must know of a client's message.
-type message struct {
-	id      json.RawMessage // nil for notifications
-	method  string          // "" for answers
-	name    string
-	version string // _meta protocol version
-	args    *canon.Node
-	cancels string // raw id of the request that a notifications/cancelled names
+// post sends a client's message. In the era of headers the gateway refuses a call whose Mcp-Param headers are missing, before it
+// looks at what is asked; if the tool's definition has not passed by, it is fetched then, and the call sent with its headers.
+func (b *Bridge) post(ctx context.Context, m letter, h http.Header, params *paramHeaders) (*http.Response, error) {
+	routed := h.Clone()
+	if err := m.routing(routed, params); err != nil {
+		return nil, err
+	}
+	resp, err := b.exchange(ctx, http.MethodPost, routed, m.raw)
+	if err != nil || m.method != "tools/call" || resp.StatusCode != http.StatusBadRequest || m.version < statelessEra || params.knows(m.name) {
+		return resp, err
+	}
+	refusal, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(refusal))
+	doc, perr := canon.Parse(refusal, canon.Limits{})
+	if err != nil || perr != nil {
+		return resp, nil // it says what it says
+	}
+	if code, _ := doc.Get("error").Get("data").Get("code").String(); code != "header_mismatch" {
+		return resp, nil
+	}
+	if err := b.look(ctx, m, h, params); err != nil {
+		b.cfg.Log.WarnContext(ctx, "the tool's definition could not be read", "error", err)
+		return resp, nil
+	}
+	routed = h.Clone()
+	if err := m.routing(routed, params); err != nil {
+		return nil, err
+	}
+	return b.exchange(ctx, http.MethodPost, routed, m.raw)
 }
 
-func readMessage(body []byte) (message, error) {
-	n, err := canon.Parse(body, canon.Limits{})
+// mostPages bounds how far a list of tools is followed.
+const mostPages = 50
+
+// look reads the list of tools, as the client of m would.
+func (b *Bridge) look(ctx context.Context, m letter, h http.Header, params *paramHeaders) error {
+	meta := map[string]json.RawMessage{}
+	for _, member := range []string{metaVersion, "io.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/clientInfo"} {
+		if v := m.meta.Get(member); v != nil {
+			meta[member] = v.Raw
+		}
+	}
+	ask := map[string]any{"_meta": meta}
+	for page := range mostPages {
+		body, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": fmt.Sprintf("chaperone-connect-%d", page), "method": "tools/list", "params": ask})
+		if err != nil {
+			return fault.Wrap("connect.look", err)
+		}
+		list, err := readMessage(body)
+		if err != nil {
+			return err
+		}
+		routed := h.Clone()
+		if err := list.routing(routed, params); err != nil {
+			return err
+		}
+		resp, err := b.exchange(ctx, http.MethodPost, routed, body)
+		if err != nil {
+			return err
+		}
+		var result *canon.Node
+		err = messages(resp, func(raw []byte) {
+			if _, doc, ours := list.reply(raw); ours {
+				result = doc.Get("result")
+			}
+		})
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		params.learn(result)
+		cursor, more := result.Get("nextCursor").String()
+		if !more || params.knows(m.name) {
+			return nil
+		}
+		ask["cursor"] = cursor
+	}
+	return nil
+}
+
+// messages calls f with each message of an answer, as it arrives. An answer that is neither JSON nor a stream has none.
+func messages(resp *http.Response, f func(raw []byte)) error {
+	media := resp.Header.Get("Content-Type")
+	if strings.HasPrefix(media, "text/event-stream") {
+		events := sse.NewReader(resp.Body, maxAnswer)
+		for {
+			e, err := events.Next()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if len(e.Data) > 0 {
+				f(e.Data)
+			}
+		}
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return message{}, err
+		return err
 	}
-	var m message
-	if v := n.Get("id"); v != nil {
-		m.id = v.Raw
+	if len(raw) > maxAnswer {
+		return fault.New(fault.Limited, "connect.messages", "answer_too_large", "the answer is larger than %d bytes", maxAnswer)
 	}
-	m.method, _ = n.Get("method").String()
-	params := n.Get("params")
-	m.version, _ = params.Get("_meta").Get("io.modelcontextprotocol/protocolVersion").String()
-	switch m.method {
-	case "tools/call", "prompts/get":
-		m.name, _ = params.Get("name").String()
-		m.args = params.Get("arguments")
-	case "resources/read":
-		m.name, _ = params.Get("uri").String()
-	case "notifications/cancelled":
-		if v := params.Get("requestId"); v != nil {
-			m.cancels = string(v.Raw)
-		}
+	if raw = bytes.TrimSpace(raw); strings.HasPrefix(media, "application/json") && len(raw) > 0 {
+		f(raw)
 	}
-	return m, nil
-}
-
-// routing writes the headers that mirror the body, from the body itself, whatever the client sent.
-func (m message) routing(h http.Header, params *paramHeaders) {
-	for name := range h {
-		if name == "Mcp-Method" || name == "Mcp-Name" || strings.HasPrefix(name, "Mcp-Param-") {
-			h.Del(name)
-		}
-	}
-	if m.version == "" || m.version < statelessEra || m.method == "" {
-		return
-	}
-	h.Set("MCP-Protocol-Version", m.version)
-	h.Set("Mcp-Method", m.method)
-	if m.name != "" {
-		h.Set("Mcp-Name", headerValue(m.name))
-	}
-	if m.method == "tools/call" {
-		params.write(h, m.name, m.args)
-	}
-}
-
-// paramHeaders remembers which arguments of which tool are mirrored as Mcp-Param headers (x-mcp-header in the schema), as
-// seen in the lists that passed by.
-type paramHeaders struct {
-	mu    sync.Mutex
-	tools map[string][]binding
-}
-
-type binding struct {
-	path   []string
-	header string
-}
-
-// learn reads the tools of a tools/list result.
-func (p *paramHeaders) learn(result *canon.Node) {
-	tools := result.Get("tools")
-	if tools == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.tools == nil {
-		p.tools = map[string][]binding{}
-	}
-	for _, t := range tools.Items {
-		name, _ := t.Get("name").String()
-		p.tools[name] = annotated(t.Get("inputSchema").Get("properties"), nil, nil)
-	}
-}
-
-func annotated(props *canon.Node, prefix []string, out []binding) []binding {
-	if props == nil {
-		return out
-	}
-	for _, m := range props.Members {
-		path := append(append([]string{}, prefix...), m.Key)
-		if h, ok := m.Value.Get("x-mcp-header").String(); ok && h != "" {
-			out = append(out, binding{path: path, header: h})
-		}
-		out = annotated(m.Value.Get("properties"), path, out)
-	}
-	return out
-}
-
-func (p *paramHeaders) write(h http.Header, tool string, args *canon.Node) {
-	p.mu.Lock()
-	bindings := p.tools[tool]
-	p.mu.Unlock()
-	for _, b := range bindings {
-		v := args
-		for _, key := range b.path {
-			v = v.Get(key)
-		}
-		if v == nil {
-			continue
-		}
-		if s, ok := v.String(); ok {
-			h.Set("Mcp-Param-"+b.header, headerValue(s))
-		} else if i, ok := v.Int(); ok {
-			h.Set("Mcp-Param-"+b.header, strconv.FormatInt(i, 10))
-		} else if t, ok := v.Bool(); ok {
-			h.Set("Mcp-Param-"+b.header, strconv.FormatBool(t))
-		}
-	}
-}
-
-// headerValue encodes what a header cannot carry as it is (MCP 2026-07-28, transports: the =?base64?...?= form).
-func headerValue(s string) string {
-	plain := s != "" && strings.TrimSpace(s) == s && !strings.HasPrefix(s, "=?base64?")
-	for _, c := range []byte(s) {
-		plain = plain && c >= 0x20 && c < 0x7f
-	}
-	if plain {
-		return s
-	}
-	return "=?base64?" + base64.StdEncoding.EncodeToString([]byte(s)) + "?="
+	return nil
 }

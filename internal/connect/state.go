@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"chaperone/internal/api/client"
 	"chaperone/internal/fault"
@@ -26,7 +27,13 @@ const (
 	keyFile        = "key.jwk"
 	enrolmentFile  = "instance.json"
 	checkpointFile = "checkpoint"
+	lockFile       = "lock"
 )
+
+// enrolTime bounds an enrolment, the wait for another bridge's included.
+const enrolTime = time.Minute
+
+var errBusy = errors.New("another bridge holds the lock")
 
 // LoadState opens the directory of an enrolled instance. NotFound, "not_enrolled" if there is none.
 func LoadState(dir string) (*State, error) {
@@ -36,11 +43,12 @@ func LoadState(dir string) (*State, error) {
 			WithFix("ask an operator for `chaperone agent join-code NAME` and pass it with --join")
 	}
 	if err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unusable(dir, err)
 	}
 	s := &State{Dir: dir}
-	if err := json.Unmarshal(b, &s.Enrolled); err != nil {
-		return nil, unreadable(dir, err)
+	if err := json.Unmarshal(b, &s.Enrolled); err != nil || s.Enrolled.ClientID == "" || s.Enrolled.Issuer == "" {
+		return nil, fault.New(fault.Invalid, "connect.LoadState", "state_damaged", "%s is not what enrolment wrote", filepath.Join(dir, enrolmentFile)).
+			WithFix("enrol again: --new-instance --join CODE").WithCause(err)
 	}
 	if s.key, err = readKey(dir); err != nil {
 		return nil, err
@@ -49,18 +57,21 @@ func LoadState(dir string) (*State, error) {
 }
 
 // Enrol makes a key in the directory and binds it with a single-use join code. A directory that is already enrolled is returned as
-// it is, unless fresh is true. Other bridges on the same directory wait for the lock.
+// it is, unless fresh is true; one that cannot be read is an error, never enrolled over. Other bridges on the same directory wait.
 func Enrol(ctx context.Context, dir string, fresh bool, bind func(ctx context.Context, key *identity.Key) (client.Enrolment, error)) (*State, error) {
+	ctx, cancel := context.WithTimeout(ctx, enrolTime)
+	defer cancel()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unusable(dir, err)
 	}
-	unlock, err := lock(filepath.Join(dir, "lock"))
+	unlock, err := lock(ctx, filepath.Join(dir, lockFile))
 	if err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unusable(dir, err)
 	}
 	defer unlock()
-	if s, err := LoadState(dir); err == nil && !fresh {
-		return s, nil
+	old, err := LoadState(dir)
+	if !fresh && fault.CodeOf(err) != "not_enrolled" {
+		return old, err
 	}
 	key, err := identity.NewKey()
 	if err != nil {
@@ -74,21 +85,33 @@ func Enrol(ctx context.Context, dir string, fresh bool, bind func(ctx context.Co
 	if err != nil {
 		return nil, fault.Wrap("connect.Enrol", err)
 	}
-	if err := writeFile(filepath.Join(dir, keyFile), key.MarshalPrivate()); err != nil {
-		return nil, err
+	return &State{Dir: dir, Enrolled: enrolled, key: key}, keep(dir, old, enrolled, key.MarshalPrivate(), b)
+}
+
+// keep writes what was bound. The enrolment goes first and comes last: a directory with a key and no enrolment is not enrolled, so a
+// crash on the way never leaves one instance's name with another's key.
+func keep(dir string, old *State, now client.Enrolment, key, enrolment []byte) error {
+	if err := os.Remove(filepath.Join(dir, enrolmentFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unusable(dir, err)
 	}
-	// The enrolment is written last: a directory with a key and no enrolment is not enrolled.
-	if err := writeFile(filepath.Join(dir, enrolmentFile), b); err != nil {
-		return nil, err
+	if old == nil || old.Enrolled.LogKey != now.LogKey {
+		// Another log: what was seen of the former one says nothing about it, and is not thrown away.
+		path := filepath.Join(dir, checkpointFile)
+		if err := os.Rename(path, path+".former"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return unusable(dir, err)
+		}
 	}
-	return &State{Dir: dir, Enrolled: enrolled, key: key}, nil
+	if err := writeFile(filepath.Join(dir, keyFile), key); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, enrolmentFile), enrolment)
 }
 
 func readKey(dir string) (*identity.Key, error) {
 	path := filepath.Join(dir, keyFile)
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unusable(dir, err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fault.New(fault.Invalid, "connect.LoadState", "key_file_open", "%s can be read by others", path).
@@ -96,16 +119,21 @@ func readKey(dir string) (*identity.Key, error) {
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, unreadable(dir, err)
+		return nil, unusable(dir, err)
 	}
-	return identity.ParseKey(b)
+	key, err := identity.ParseKey(b)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "connect.LoadState", "state_damaged", "%s is not a key", path).
+			WithFix("enrol again: --new-instance --join CODE").WithCause(err)
+	}
+	return key, nil
 }
 
 // writeFile replaces a file in one step, so that a crash leaves the old one or the new one.
 func writeFile(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return unreadable(filepath.Dir(path), err)
+		return unusable(filepath.Dir(path), err)
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
@@ -119,12 +147,12 @@ func writeFile(path string, b []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return unreadable(filepath.Dir(path), err)
+		return unusable(filepath.Dir(path), err)
 	}
 	return nil
 }
 
-func unreadable(dir string, err error) error {
-	return fault.New(fault.Invalid, "connect.State", "state_dir", "cannot use the state directory %s", dir).
+func unusable(dir string, err error) error {
+	return fault.New(fault.Invalid, "connect.State", "state_dir", "cannot use the state directory %s: %v", dir, err).
 		WithFix("give --state a directory that this user owns").WithCause(err)
 }

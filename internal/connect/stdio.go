@@ -6,61 +6,82 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
 	"chaperone/internal/canon"
 	"chaperone/internal/fault"
-	"chaperone/internal/sse"
+)
+
+const (
+	orderedTime = 30 * time.Second // for a message on which later ones wait, initialize excepted
+	mostFlying  = 1024             // messages under way; a client that sends more waits
 )
 
 // pipe is one stdio client: lines of JSON-RPC in, lines out.
 type pipe struct {
 	b      *Bridge
 	params paramHeaders
+	slots  chan struct{}
+	work   sync.WaitGroup // messages under way
+	stream sync.WaitGroup // the session's GET streams
 
 	outMu sync.Mutex
 	out   io.Writer
 
-	mu      sync.Mutex
-	session string // Mcp-Session-Id, in the eras that have sessions
-	version string // negotiated by initialize
-	flying  map[string]context.CancelFunc
-	work    sync.WaitGroup
+	mu       sync.Mutex
+	closed   bool
+	session  string        // Mcp-Session-Id, in the eras that have sessions
+	version  string        // negotiated by initialize
+	spoken   string        // of the last request that named a version itself
+	tail     chan struct{} // closed once the last message on which others wait has been sent
+	flying   map[string]*flight
+	unlisten context.CancelFunc
 }
 
-// Stdio bridges a client that speaks MCP over standard input and output until in ends. Answers are written as they are released.
+// flight is a request under way.
+type flight struct {
+	stop      context.CancelFunc
+	cancelled bool // the client does not want the answer any more
+}
+
+// Stdio bridges a client that speaks MCP over standard input and output until in ends or ctx does. Each message is written as
+// soon as it is released, on one line. Only a fault of the input is an error: what becomes of a message is the client's to hear.
 func (b *Bridge) Stdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pipe{b: b, out: out, flying: map[string]context.CancelFunc{}}
-	go b.watch.run(ctx)
+	defer cancel()
+	p := &pipe{b: b, out: out, flying: map[string]*flight{}, slots: make(chan struct{}, mostFlying), tail: make(chan struct{})}
+	close(p.tail)
+	p.stream.Go(func() { b.watch.run(ctx) })
+	ended := make(chan error, 1)
+	go func() { ended <- p.read(ctx, in) }() // if ctx ends first, it stays behind: nobody can interrupt a read
+	var err error
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+	}
+	p.close(ctx, cancel)
+	return err
+}
+
+func (p *pipe) read(ctx context.Context, in io.Reader) error {
 	lines := bufio.NewReaderSize(in, 64<<10)
 	for {
 		line, err := readLine(lines)
-		if len(bytes.TrimSpace(line)) > 0 {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
 			p.take(ctx, line)
 		}
-		if err != nil {
-			// The client is gone: what is in flight has nobody to read it, so it is given a moment and then ended.
-			done := make(chan struct{})
-			go func() { p.work.Wait(); close(done) }()
-			select {
-			case <-done:
-			case <-time.After(2 * time.Second):
-			}
-			p.goodbye(ctx)
-			cancel()
-			<-done
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
+		switch {
+		case fault.CodeOf(err) == "message_too_large":
+			p.write(failure(nil, err)) // what follows it cannot be told apart from it
 			return err
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fault.New(fault.Invalid, "connect.Stdio", "input_broken", "the client's input broke").WithCause(err)
 		}
 	}
 }
@@ -69,9 +90,9 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
 		part, err := r.ReadSlice('\n')
-		line = append(line, part...)
-		if len(line) > maxBody {
-			return nil, fault.New(fault.Limited, "connect.Stdio", "message_too_large", "a message is larger than %d bytes", maxBody)
+		if line = append(line, part...); len(line) > maxBody+1 {
+			return nil, fault.New(fault.Limited, "connect.Stdio", "message_too_large", "a message is larger than %d bytes", maxBody).
+				WithFix("send smaller messages, each on a line of its own")
 		}
 		if !errors.Is(err, bufio.ErrBufferFull) {
 			return line, err
@@ -79,139 +100,193 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// take starts one message. Notifications and initialize are sent before the next line is read, so that order is kept where it
-// matters; other requests run side by side.
-func (p *pipe) take(ctx context.Context, line []byte) {
-	body := bytes.TrimSpace(line)
-	m, err := readMessage(body)
-	if err != nil {
-		p.fail(nil, -32700, err)
-		return
-	}
-	if m.method == "notifications/cancelled" && p.stateless(m) {
-		p.mu.Lock()
-		if stop := p.flying[m.cancels]; stop != nil {
-			stop() // in this era closing the stream is how a request is cancelled
-		}
-		p.mu.Unlock()
-		return
-	}
-	if m.id == nil || m.method == "initialize" || m.method == "" {
-		p.send(ctx, m, body)
-		return
-	}
-	ctx, stop := context.WithCancel(ctx)
+// close ends everything: the client is gone, so what is in flight has nobody to read it. It is given a moment and then ended. A client
+// that neither reads nor goes away cannot keep the bridge.
+func (p *pipe) close(ctx context.Context, cancel context.CancelFunc) {
 	p.mu.Lock()
-	p.flying[string(m.id)] = stop
+	p.closed = true
 	p.mu.Unlock()
-	p.work.Go(func() {
-		defer stop()
-		p.send(ctx, m, body)
-		p.mu.Lock()
-		delete(p.flying, string(m.id))
-		p.mu.Unlock()
-	})
+	done := make(chan struct{})
+	go func() { p.work.Wait(); close(done) }()
+	waitUntil(done, p.b.cfg.Grace)
+	p.goodbye(ctx)
+	cancel()
+	waitUntil(done, p.b.cfg.Grace)
+	streams := make(chan struct{})
+	go func() { p.stream.Wait(); close(streams) }()
+	waitUntil(streams, p.b.cfg.Grace)
+	p.b.cfg.HTTP.CloseIdleConnections()
 }
 
-// stateless reports whether the client speaks an era without sessions. Its messages say so themselves, but for notifications,
-// which follow the requests that were sent before.
-func (p *pipe) stateless(m message) bool {
+func waitUntil(done <-chan struct{}, most time.Duration) {
+	select {
+	case <-done:
+	case <-time.After(most):
+	}
+}
+
+// take starts one message. Initialize and notifications come before all that follows them; answers wait for nothing, since a server may
+// want one before it goes on; other requests run side by side.
+func (p *pipe) take(ctx context.Context, line []byte) {
+	m, err := readMessage(line)
+	if err != nil {
+		p.b.cfg.Log.Warn("message_refused", "error", err)
+		p.write(failure(nil, err))
+		return
+	}
+	if m.method == "notifications/cancelled" && p.cancel(m) {
+		return
+	}
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	p.work.Add(1)
+	before, after := p.tail, make(chan struct{})
+	switch {
+	case m.kind == answer:
+		before = nil
+	case m.kind == notification || m.method == "initialize":
+		p.tail = after
+	}
+	f := &flight{}
+	ctx, f.stop = context.WithCancel(ctx)
+	if m.kind == request {
+		if m.version != "" {
+			p.spoken = m.version
+		}
+		p.flying[m.key] = f
+	}
+	p.mu.Unlock()
+	go func() {
+		defer p.work.Done()
+		defer func() { <-p.slots }()
+		defer close(after)
+		defer p.landed(m, f)
+		if before != nil {
+			select {
+			case <-before:
+			case <-ctx.Done():
+			}
+		}
+		p.send(ctx, m, f)
+	}()
+}
+
+func (p *pipe) landed(m letter, f *flight) {
+	f.stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return m.version >= statelessEra || p.session == "" && p.version == ""
+	if p.flying[m.key] == f {
+		delete(p.flying, m.key)
+	}
 }
 
-func (p *pipe) send(ctx context.Context, m message, body []byte) {
-	h := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
+// cancel marks the request whose answer the client does not want, and says whether that is all. Where there are no sessions, a request is
+// cancelled by closing its stream; otherwise the server is told.
+func (p *pipe) cancel(m letter) bool {
 	p.mu.Lock()
-	if m.version == "" {
+	defer p.mu.Unlock()
+	stateless := p.version == "" && p.spoken >= statelessEra
+	if f := p.flying[m.cancels]; f != nil {
+		f.cancelled = true
+		if stateless {
+			f.stop()
+		}
+	}
+	return stateless
+}
+
+func (p *pipe) header(m letter) http.Header {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}}
+	switch {
+	case m.version != "" || m.method == "initialize": // it says itself what it speaks, and belongs to no session
+	case p.version != "":
+		h.Set("Mcp-Protocol-Version", p.version)
 		if p.session != "" {
 			h.Set("Mcp-Session-Id", p.session)
 		}
-		if p.version != "" {
-			h.Set("MCP-Protocol-Version", p.version)
-		}
+	case m.kind != request && p.spoken != "": // notifications name no version
+		h.Set("Mcp-Protocol-Version", p.spoken)
 	}
-	p.mu.Unlock()
-	m.routing(h, &p.params)
-	resp, err := p.b.exchange(ctx, http.MethodPost, h, body)
+	return h
+}
+
+func (p *pipe) send(ctx context.Context, m letter, f *flight) {
+	if m.kind != request {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, orderedTime)
+		defer cancel()
+	}
+	resp, err := p.b.post(ctx, m, p.header(m), &p.params)
 	if err != nil {
-		if ctx.Err() == nil {
-			p.fail(m.id, -32603, err)
-		}
+		p.fail(ctx, m, f, err)
 		return
 	}
-	defer drain(resp)
-	if m.method == "initialize" {
-		p.mu.Lock()
-		p.session = resp.Header.Get("Mcp-Session-Id")
-		p.mu.Unlock()
-	}
+	defer resp.Body.Close()
 	answered, err := p.relay(resp, m)
 	switch {
-	case ctx.Err() != nil:
-	case err != nil && m.id != nil && m.method != "":
-		p.fail(m.id, -32603, fault.New(fault.Unavailable, "connect", "answer_lost", "the connection to the gateway broke before the answer; whether the call ran is not known here").
-			WithFix("look at the run's record before you repeat it").WithCause(err))
-	case !answered && m.id != nil && m.method != "":
-		p.fail(m.id, -32603, fault.New(fault.Unavailable, "connect", "no_answer", "the gateway answered HTTP %d without a message", resp.StatusCode))
-	}
-	if m.method == "notifications/initialized" && resp.StatusCode < 300 && p.sessionID() != "" {
-		go p.listen(ctx)
+	case m.kind != request:
+		if resp.StatusCode >= 400 || err != nil {
+			p.b.cfg.Log.Warn("message_refused", "method", m.method, "status", resp.StatusCode, "error", err)
+		} else if m.method == "notifications/initialized" {
+			p.openStream(ctx)
+		}
+	case answered:
+	case err != nil:
+		p.fail(ctx, m, f, lost("the answer broke off", err))
+	default:
+		p.fail(ctx, m, f, lost("the gateway's answer ended", nil))
 	}
 }
 
-func (p *pipe) sessionID() string {
+// fail answers a request that could not be carried, if the client still wants to know.
+func (p *pipe) fail(ctx context.Context, m letter, f *flight, err error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.session
+	unwanted := f.cancelled || m.kind != request
+	p.mu.Unlock()
+	p.b.cfg.Log.WarnContext(ctx, "message_failed", "method", m.method, "error", err)
+	if !unwanted && ctx.Err() == nil {
+		p.write(failure(m.id, err))
+	}
 }
 
-// relay writes every message of an answer to the client and reports whether the one that answers m was among them.
-func (p *pipe) relay(resp *http.Response, m message) (answered bool, err error) {
-	each := func(raw []byte) {
-		n, err := canon.Parse(raw, canon.Limits{Bytes: 64 << 20, Depth: 256})
-		if err != nil {
-			return // the gateway parses what it releases; a line that is not JSON would break the client's framing
+// relay writes the messages of an answer to the client, as they come, and reports whether the one that m asks for was among them. What
+// the gateway says to a notification or an answer is not for the client, which never asked.
+func (p *pipe) relay(resp *http.Response, m letter) (answered bool, err error) {
+	session := resp.Header.Get("Mcp-Session-Id")
+	err = messages(resp, func(raw []byte) {
+		out, doc, ours := m.reply(raw)
+		if doc == nil {
+			p.b.cfg.Log.Warn("message_dropped", "reason", "it is not a JSON object") // it would break the client's framing
+			return
 		}
-		if id := n.Get("id"); id != nil && bytes.Equal(id.Raw, m.id) && n.Get("method") == nil {
+		if ours {
 			answered = true
-			p.note(m, n.Get("result"))
+			p.note(m, doc.Get("result"), session)
 		}
-		p.write(raw)
-	}
-	if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
-		events := sse.NewReader(resp.Body, 64<<20)
-		for {
-			e, err := events.Next()
-			if errors.Is(err, io.EOF) {
-				return answered, nil
-			}
-			if err != nil {
-				return answered, err
-			}
-			if len(e.Data) > 0 {
-				each(e.Data)
-			}
+		if ours || doc.Get("method") != nil || m.kind == 0 {
+			p.write(out)
 		}
-	}
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return false, err
-	}
-	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") && len(bytes.TrimSpace(raw)) > 0 {
-		each(raw)
-	}
-	return answered, nil
+	})
+	return answered, err
 }
 
-// note keeps what later requests need: the negotiated version, and which arguments are mirrored in headers.
-func (p *pipe) note(m message, result *canon.Node) {
+// note keeps what later messages need: the session and its version, and which arguments are mirrored in headers.
+func (p *pipe) note(m letter, result *canon.Node, session string) {
 	switch m.method {
 	case "initialize":
 		if v, ok := result.Get("protocolVersion").String(); ok {
 			p.mu.Lock()
-			p.version = v
+			p.version, p.session = v, session
 			p.mu.Unlock()
 		}
 	case "tools/list":
@@ -219,43 +294,7 @@ func (p *pipe) note(m message, result *canon.Node) {
 	}
 }
 
-// listen holds the session's GET stream, on which the server speaks first. A server without one answers 405, and that is fine.
-func (p *pipe) listen(ctx context.Context) {
-	for ctx.Err() == nil {
-		h := http.Header{"Accept": {"text/event-stream"}, "Mcp-Session-Id": {p.sessionID()}}
-		p.mu.Lock()
-		h.Set("MCP-Protocol-Version", p.version)
-		p.mu.Unlock()
-		resp, err := p.b.exchange(ctx, http.MethodGet, h, nil)
-		if err != nil {
-			return
-		}
-		if resp.StatusCode != http.StatusOK {
-			drain(resp)
-			return
-		}
-		_, _ = p.relay(resp, message{}) // a broken stream is opened again
-		resp.Body.Close()
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
-	}
-}
-
-// goodbye ends the session at the server, if there is one.
-func (p *pipe) goodbye(ctx context.Context) {
-	if p.sessionID() == "" {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if resp, err := p.b.exchange(ctx, http.MethodDelete, http.Header{"Mcp-Session-Id": {p.sessionID()}}, nil); err == nil {
-		drain(resp)
-	}
-}
-
-// write puts one message on one line. Newlines in JSON are white space only, so replacing them changes nothing that is said.
+// write puts one message on one line. Line breaks in JSON are white space only, so replacing them changes nothing that is said.
 func (p *pipe) write(raw []byte) {
 	line := make([]byte, 0, len(raw)+1)
 	for _, c := range bytes.TrimSpace(raw) {
@@ -267,26 +306,4 @@ func (p *pipe) write(raw []byte) {
 	p.outMu.Lock()
 	defer p.outMu.Unlock()
 	_, _ = p.out.Write(append(line, '\n')) // a client that no longer reads ends its input too
-}
-
-// fail answers a request that could not be carried. Errors without an id (parse errors) are answered with a null id.
-func (p *pipe) fail(id json.RawMessage, code int, err error) {
-	p.b.cfg.Log.Warn("message_failed", "error", err)
-	if id == nil && code != -32700 {
-		return
-	}
-	if id == nil {
-		id = json.RawMessage("null")
-	}
-	text := "internal error"
-	if e, ok := errors.AsType[*fault.Error](err); ok && e.Kind != fault.Internal {
-		text = fmt.Sprintf("%s (%s)", e.Msg, e.Code)
-		if e.Fix != "" {
-			text += "; next: " + e.Fix
-		}
-	}
-	raw, err := json.Marshal(map[string]any{"jsonrpc": "2.0", "id": id, "error": map[string]any{"code": code, "message": text}})
-	if err == nil {
-		p.write(raw)
-	}
 }

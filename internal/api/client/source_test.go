@@ -146,7 +146,10 @@ func TestNothingIsSentTwice(t *testing.T) {
 		status int
 		code   string
 	}{
-		{"nonce once", "POST", func(n int64, w http.ResponseWriter) { w.Header().Set("DPoP-Nonce", "n"); challenge(w, "use_dpop_nonce") }, 2, 401, ""},
+		{"nonce once", "POST", func(n int64, w http.ResponseWriter) {
+			w.Header().Set("DPoP-Nonce", "n")
+			challenge(w, "use_dpop_nonce")
+		}, 2, 401, ""},
 		{"no nonce given", "POST", func(n int64, w http.ResponseWriter) { challenge(w, "use_dpop_nonce") }, 1, 401, ""},
 		{"credential once", "POST", func(n int64, w http.ResponseWriter) { challenge(w, "invalid_token") }, 2, 401, ""},
 		{"proof refused", "POST", func(n int64, w http.ResponseWriter) { challenge(w, "invalid_dpop_proof") }, 1, 401, ""},
