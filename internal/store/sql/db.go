@@ -111,9 +111,11 @@ func (db *DB) Ping(ctx context.Context) error {
 	})
 }
 
-// Ready reports whether the database takes durable writes, by making one.
+// Ready reports whether the database takes durable writes, by making one. The value is another every time: SQLite writes nothing for
+// an update that changes nothing, and so would find a full or broken disk well.
 func (db *DB) Ready(ctx context.Context) error {
-	return db.Update(ctx, func(t store.Tx) error { return t.Meta().Set("store.ready", "yes") })
+	at := time.Now().UTC().Format(time.RFC3339Nano)
+	return db.Update(ctx, func(t store.Tx) error { return t.Meta().Set("store.ready", at) })
 }
 
 // Committed implements store.Store.

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -317,6 +318,28 @@ func TestReadOnlyDatabase(t *testing.T) {
 	pragma(t, db, "query_only = 0")
 	if err := db.Ready(context.Background()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Every probe reaches the disk: SQLite writes nothing where a row is written over with itself.
+func TestReadyWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "chaperone.db")
+	db := openAt(t, path)
+	size := func() int64 {
+		st, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.Size()
+	}
+	for range 3 {
+		before := size()
+		if err := db.Ready(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if size() == before {
+			t.Error("the database was called ready, and nothing was written")
+		}
 	}
 }
 
