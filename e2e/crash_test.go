@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -155,11 +156,17 @@ type crashed struct {
 	pinned [][]byte          // checkpoints as they were seen before each kill
 }
 
-// crashStage makes a deployment with an agent in a run that olaf has opened, and starts it.
-func crashStage(t *testing.T) *crashed {
+// crashStage makes a deployment with an agent in a run that olaf has opened, and starts it. Those of prepare that are given see the
+// data directory before anything is in it.
+func crashStage(t *testing.T, prepare ...func(data string)) *crashed {
 	t.Helper()
 	c := &crashed{t: t, s: open(t, "info"), far: &crashFar{told: map[string]int{}}, acked: map[string]string{},
 		http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}}
+	data := filepath.Join(c.s.Dir, "data")
+	must(t, os.MkdirAll(data, 0o700))
+	for _, p := range prepare {
+		p(data)
+	}
 	code := c.start(t)
 	up := httptest.NewServer(c.far)
 	t.Cleanup(up.Close)
