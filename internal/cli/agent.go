@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,15 +23,11 @@ func (c *cli) agent() *cobra.Command {
 		{"expires", func(a identity.Agent) string { return when(a.ExpiresAt) }},
 		{"purpose", func(a identity.Agent) string { return a.Purpose }},
 	}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List agents", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[identity.Agent], error) {
-			return cl.Agents(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items, columns...)
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List agents", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[identity.Agent], error) {
+			return cl.Agents(ctx, p)
+		},
+		columns...))
 	cmd.AddCommand(&cobra.Command{Use: "show NAME", Short: "Show one agent", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		a, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (identity.Agent, error) { return cl.Agent(ctx, args[0]) })
 		if err != nil {
@@ -99,21 +94,16 @@ func (c *cli) agent() *cobra.Command {
 		reasonFlag(sub, &reason)
 		cmd.AddCommand(sub)
 	}
-	cmd.AddCommand(&cobra.Command{Use: "instances NAME", Short: "List the running copies of an agent", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[identity.Instance], error) {
-			return cl.Instances(ctx, args[0], all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[identity.Instance]{"instance", func(i identity.Instance) string { return i.ID.String() }},
-			column[identity.Instance]{"key", func(i identity.Instance) string { return i.JKT }},
-			column[identity.Instance]{"enrolled", func(i identity.Instance) string { return when(i.EnrolledAt) }},
-			column[identity.Instance]{"by", func(i identity.Instance) string { return i.EnrolledBy }},
-			column[identity.Instance]{"revoked", func(i identity.Instance) string { return when(i.RevokedAt) }},
-			column[identity.Instance]{"carries", func(i identity.Instance) string { return labelWords(i.Carried) }})
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "instances NAME", Short: "List the running copies of an agent", Args: cobra.ExactArgs(1)},
+		func(ctx context.Context, cl *client.Client, args []string, p client.Page) (client.List[identity.Instance], error) {
+			return cl.Instances(ctx, args[0], p)
+		},
+		column[identity.Instance]{"instance", func(i identity.Instance) string { return i.ID.String() }},
+		column[identity.Instance]{"key", func(i identity.Instance) string { return i.JKT }},
+		column[identity.Instance]{"enrolled", func(i identity.Instance) string { return when(i.EnrolledAt) }},
+		column[identity.Instance]{"by", func(i identity.Instance) string { return i.EnrolledBy }},
+		column[identity.Instance]{"revoked", func(i identity.Instance) string { return when(i.RevokedAt) }},
+		column[identity.Instance]{"carries", func(i identity.Instance) string { return labelWords(i.Carried) }}))
 	var reason string
 	revoke := &cobra.Command{Use: "revoke-instance ID", Short: "End one running copy for good", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		out, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (identity.Instance, error) {
@@ -143,15 +133,11 @@ func (c *cli) agentType() *cobra.Command {
 		{"writes", func(t identity.Type) string { return words(t.Writes) }},
 		{"description", func(t identity.Type) string { return t.Description }},
 	}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List agent types", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[identity.Type], error) {
-			return cl.Types(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items, columns...)
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List agent types", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[identity.Type], error) {
+			return cl.Types(ctx, p)
+		},
+		columns...))
 	var t client.PutType
 	put := &cobra.Command{Use: "put NAME", Short: "Define or change an agent type", Args: cobra.ExactArgs(1),
 		Example: "chaperone type put bookkeeper --reads office/mail_read,office/file_read --writes office/payment_send",
@@ -163,7 +149,7 @@ func (c *cli) agentType() *cobra.Command {
 				return err
 			}
 			return c.show(out, [2]string{"name", out.Name}, [2]string{"reads", words(out.Reads)}, [2]string{"writes", words(out.Writes)},
-				[2]string{"author", out.Author}, [2]string{"updated", fmt.Sprint(when(out.UpdatedAt))})
+				[2]string{"author", out.Author}, [2]string{"updated", when(out.UpdatedAt)})
 		}}
 	put.Flags().StringVar(&t.Description, "description", "", "what agents of this type do")
 	put.Flags().StringSliceVar(&t.Reads, "reads", nil, "tools whose answers it may read, as server/tool or server/*")

@@ -19,21 +19,16 @@ import (
 func (c *cli) approval() *cobra.Command {
 	cmd := &cobra.Command{Use: "approval", Short: "Approvals: see exactly what would run, and decide"}
 	var state string
-	ls := &cobra.Command{Use: "list", Short: "List approvals, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[client.Approval], error) {
-			return cl.Approvals(ctx, state, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[client.Approval]{"approval", func(a client.Approval) string { return a.ID.String() }},
-			column[client.Approval]{"state", func(a client.Approval) string { return string(a.State) }},
-			column[client.Approval]{"agent", func(a client.Approval) string { return a.AgentName }},
-			column[client.Approval]{"call", func(a client.Approval) string { return a.Call.Server + "/" + a.Call.Tool }},
-			column[client.Approval]{"needs", func(a client.Approval) string { return needs(a.Require) }},
-			column[client.Approval]{"until", func(a client.Approval) string { return when(a.Binding.NotAfter) }})
-	}}
+	ls := lister(c, &cobra.Command{Use: "list", Short: "List approvals, newest first", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[client.Approval], error) {
+			return cl.Approvals(ctx, state, p)
+		},
+		column[client.Approval]{"approval", func(a client.Approval) string { return a.ID.String() }},
+		column[client.Approval]{"state", func(a client.Approval) string { return string(a.State) }},
+		column[client.Approval]{"agent", func(a client.Approval) string { return a.AgentName }},
+		column[client.Approval]{"call", func(a client.Approval) string { return a.Call.Server + "/" + a.Call.Tool }},
+		column[client.Approval]{"needs", func(a client.Approval) string { return needs(a.Require) }},
+		column[client.Approval]{"until", func(a client.Approval) string { return when(a.Binding.NotAfter) }})
 	ls.Flags().StringVar(&state, "state", "", "pending, approved, denied, expired, cancelled or consumed")
 	cmd.AddCommand(ls)
 	cmd.AddCommand(&cobra.Command{Use: "show APPROVAL", Short: "Show exactly what would run, nothing cut", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
@@ -61,8 +56,9 @@ func (c *cli) approval() *cobra.Command {
 			if binding == "" {
 				// What is signed is what was just shown: without --binding the payload is printed and must be confirmed.
 				if !yes {
-					if !terminal(c.out) && c.output != "json" {
-						return usage("not a terminal: nobody saw the payload").WithFix("pass --binding with the digest that `chaperone approval show` printed, or --yes")
+					if !c.tty() {
+						return usage("this is no terminal: nobody sees the payload and nobody can confirm it").
+							WithFix("pass --binding with the digest that `chaperone approval show %s` prints, or --yes", args[0])
 					}
 					if err := c.confirm(a, v.use); err != nil {
 						return err
@@ -81,7 +77,7 @@ func (c *cli) approval() *cobra.Command {
 		}}
 		decide.Flags().StringVar(&reason, "reason", "", "why, for the record")
 		decide.Flags().StringVar(&binding, "binding", "", "the binding digest that was shown; the decision is refused if it differs")
-		decide.Flags().BoolVar(&yes, "yes", false, "do not ask again")
+		decide.Flags().BoolVar(&yes, "yes", false, "do not show and ask, whatever the payload is")
 		cmd.AddCommand(decide)
 	}
 	return cmd

@@ -14,8 +14,31 @@ import (
 	"chaperone/internal/label"
 )
 
-// all asks for the longest page; a list that is longer says so.
-var all = client.Page{Limit: 1000}
+// longest is the longest page that the API gives.
+const longest = 1000
+
+// lister makes cmd print a list to its end, however many pages that takes.
+func lister[T any](c *cli, cmd *cobra.Command, ask func(ctx context.Context, cl *client.Client, args []string, p client.Page) (client.List[T], error), columns ...column[T]) *cobra.Command {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cl, err := c.client()
+		if err != nil {
+			return err
+		}
+		var items []T
+		for p := (client.Page{Limit: longest}); ; {
+			got, err := ask(cmd.Context(), cl, args, p)
+			if err != nil {
+				return err
+			}
+			items = append(items, got.Items...)
+			if got.Next == "" || got.Next == p.After {
+				return list(c, items, columns...)
+			}
+			p.After = got.Next
+		}
+	}
+	return cmd
+}
 
 // fetch makes one request to the API as the signed-in person.
 func fetch[T any](c *cli, cmd *cobra.Command, ask func(context.Context, *client.Client) (T, error)) (T, error) {

@@ -72,21 +72,42 @@ type cli struct {
 	profile string
 	conf    string
 	set     []string
+	tty     func() bool // whether a person can be asked
 }
 
 // Run parses and runs one command line and returns its exit code.
 func Run(ctx context.Context, p Programs, version string, args []string, in io.Reader, out, errOut io.Writer) int {
-	c := &cli{p: p, in: in, out: out, errOut: errOut}
+	c := &cli{p: p, in: in, out: out, errOut: errOut, output: asked(args), tty: func() bool { return isTerminal(in) && isTerminal(out) }}
+	return c.exec(ctx, version, args)
+}
+
+func (c *cli) exec(ctx context.Context, version string, args []string) int {
 	root := c.root()
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errOut)
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.errOut)
 	err := fang.Execute(ctx, root, fang.WithVersion(version), fang.WithoutManpage(), fang.WithErrorHandler(func(io.Writer, fang.Styles, error) {}))
 	if err == nil {
 		return 0
 	}
 	return c.explain(err)
+}
+
+// asked is the output that a command line asks for, as far as can be told before it is known to be sound: whoever wants JSON wants the
+// error of a misspelt flag in JSON too.
+func asked(args []string) string {
+	for i, a := range args {
+		for _, flag := range []string{"-o", "--output"} {
+			if a == "--" {
+				return "table"
+			}
+			if a == flag && i+1 < len(args) && args[i+1] == "json" || a == flag+"=json" || a == "-ojson" {
+				return "json"
+			}
+		}
+	}
+	return "table"
 }
 
 func (c *cli) root() *cobra.Command {
@@ -98,13 +119,22 @@ func (c *cli) root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	f := root.PersistentFlags()
+	before := c.output
 	f.StringVarP(&c.output, "output", "o", "table", "how lists and results are printed: table or json")
 	f.StringVar(&c.profile, "profile", envOr("CHAPERONE_PROFILE", "default"), "which signed-in person speaks")
 	f.StringVar(&c.conf, "config", os.Getenv("CHAPERONE_CONFIG"), "configuration file")
 	f.StringArrayVar(&c.set, "set", nil, "set one configuration key, as key=value; may be repeated")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	c.output = before // the flag's default is set by its parsing; until then, what the line seems to ask for
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if !cmd.Flags().Changed("output") {
+			c.output = "table"
+		}
 		if c.output != "table" && c.output != "json" {
 			return usage("-o %q is neither table nor json", c.output)
+		}
+		if cmd.Flags().Changed("set") || cmd.Flags().Changed("config") { // what is wrong with them is said whether they matter or not
+			_, err := c.config()
+			return err
 		}
 		return nil
 	}
@@ -125,7 +155,39 @@ func (c *cli) root() *cobra.Command {
 	add("rules", c.policy(), c.catalog(), c.server(), c.secret())
 	add("record", c.audit())
 	root.AddCommand(c.demoPart())
+	root.SetHelpCommand(help(root))
+	for _, noun := range root.Commands() {
+		if noun.HasSubCommands() {
+			nounAlone(noun)
+		}
+	}
 	return root
+}
+
+// nounAlone makes a noun without a verb show its help, and one with a wrong verb say so.
+func nounAlone(noun *cobra.Command) {
+	noun.Args = cobra.ArbitraryArgs
+	noun.SuggestionsMinimumDistance = 2
+	noun.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		e := usage("unknown command %q for %q", args[0], cmd.CommandPath()).WithFix("see `%s --help`", cmd.CommandPath())
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			e = e.WithFix("did you mean `%s %s`?", cmd.CommandPath(), near[0])
+		}
+		return e
+	}
+}
+
+func help(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{Use: "help [COMMAND]", Short: "Help about any command", RunE: func(_ *cobra.Command, args []string) error {
+		cmd, rest, err := root.Find(args)
+		if err != nil || len(rest) > 0 {
+			return usage("unknown command %q", strings.Join(args, " "))
+		}
+		return cmd.Help()
+	}}
 }
 
 // explain prints the one error envelope and picks the exit code.
@@ -161,7 +223,7 @@ func (c *cli) explain(err error) int {
 		_ = enc.Encode(map[string]string{"kind": kind.String(), "code": code, "message": msg, "hint": fix, "docs": "docs/cli.md#errors"})
 		return exit
 	}
-	fmt.Fprintf(c.errOut, "%s (%s)\n", clean(msg), code)
+	fmt.Fprintf(c.errOut, "%s (%s)\n", clean(msg), line(code))
 	if fix != "" {
 		fmt.Fprintf(c.errOut, "next: %s\n", clean(fix))
 	}
@@ -178,19 +240,27 @@ func (c *cli) config() (config.Config, error) {
 	if err != nil {
 		return config.Config{}, fault.New(fault.Invalid, "cli.config", "no_home", "no home directory").WithFix("set HOME, or XDG_DATA_HOME and XDG_CONFIG_HOME")
 	}
-	flags := map[string]string{}
 	for _, s := range c.set {
-		key, value, ok := strings.Cut(s, "=")
-		if !ok {
-			return config.Config{}, usage("--set %q is not key=value", s)
+		if !strings.Contains(s, "=") {
+			return config.Config{}, usage("--set %q is not key=value", s).WithFix("write it as --set limits.hold=20s; docs/configuration.md lists every key")
 		}
-		flags[key] = value
 	}
 	return config.Load(config.Sources{
 		Default: config.Default(envOr("XDG_DATA_HOME", filepath.Join(home, ".local", "share")), configHome(home)),
-		File:    c.conf, Environ: os.Environ(), Flags: flags,
-		Ignore: []string{"CHAPERONE_CONFIG", "CHAPERONE_PROFILE", "CHAPERONE_REQUIRE_ALL", "CHAPERONE_SHARED"},
+		File:    c.conf, Environ: os.Environ(), Flags: c.settings(),
+		Ignore: []string{"CHAPERONE_CONFIG", "CHAPERONE_PROFILE", "CHAPERONE_REQUIRE_ALL", "CHAPERONE_SHARED", "CHAPERONE_NODE_PACKAGES"},
 	})
+}
+
+// settings are the --set flags.
+func (c *cli) settings() map[string]string {
+	out := map[string]string{}
+	for _, s := range c.set {
+		if key, value, ok := strings.Cut(s, "="); ok {
+			out[key] = value
+		}
+	}
+	return out
 }
 
 func configHome(home string) string { return envOr("XDG_CONFIG_HOME", filepath.Join(home, ".config")) }
@@ -202,8 +272,13 @@ func envOr(name, otherwise string) string {
 	return otherwise
 }
 
-// terminal reports whether w is a terminal that wants colour (NO_COLOR and CLICOLOR are honoured).
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("CLICOLOR") != "0"
+// isTerminal reports whether an input or output is a terminal.
+func isTerminal(x any) bool {
+	f, ok := x.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// coloured reports whether w is a terminal that wants colour (NO_COLOR and CLICOLOR are honoured).
+func coloured(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("CLICOLOR") != "0"
 }

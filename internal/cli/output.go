@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // column is one column of a table.
@@ -66,15 +67,23 @@ func (c *cli) json(v any) error {
 	return enc.Encode(v)
 }
 
-// clean makes what others wrote safe to print: control characters (and so terminal escapes), bidirectional marks, zero-width and
-// tag characters are shown as their code point, nothing is dropped and nothing is cut.
+// clean makes a text of several lines that others wrote safe to print: control characters (and so terminal escapes), bidirectional
+// marks, zero-width, filler and tag characters are shown as their code point, nothing is dropped and nothing is cut.
 func clean(s string) string {
-	if !strings.ContainsFunc(s, hidden) {
+	return visible(s, func(r rune) bool { return hidden(r) && r != '\n' && r != '\t' })
+}
+
+// line is clean for what stands in a line or a cell of its own: line breaks and tabs are shown too, or what an agent wrote could look
+// like lines that this program wrote.
+func line(s string) string { return visible(s, hidden) }
+
+func visible(s string, show func(rune) bool) string {
+	if !strings.ContainsFunc(s, show) {
 		return s
 	}
 	var b strings.Builder
 	for _, r := range s {
-		if hidden(r) {
+		if show(r) {
 			fmt.Fprintf(&b, "<U+%04X>", r)
 		} else {
 			b.WriteRune(r)
@@ -83,15 +92,11 @@ func clean(s string) string {
 	return b.String()
 }
 
-// line is clean for what stands in a line or a cell of its own: line breaks and tabs are shown too, or what an agent wrote could look
-// like lines that this program wrote.
-func line(s string) string { return breaks.Replace(clean(s)) }
-
-var breaks = strings.NewReplacer("\n", "<U+000A>", "\t", "<U+0009>", "\u2028", "<U+2028>", "\u2029", "<U+2029>")
-
+// hidden reports whether a terminal shows nothing for r, or something else than r: Unicode's controls, formats, separators of lines
+// and private use, all that it calls ignorable by default, a blank that is no space, and what stands for bytes that are not UTF-8.
 func hidden(r rune) bool {
-	return r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Co, r) || r == '\uFFFD' ||
-		r >= 0xFE00 && r <= 0xFE0F || r >= 0xE0100 && r <= 0xE01EF || r == 0x115F || r == 0x1160 || r == 0x3164)
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) ||
+		r == utf8.RuneError || r == 0x2800
 }
 
 func when(t time.Time) string {

@@ -15,25 +15,21 @@ import (
 
 func (c *cli) person() *cobra.Command {
 	cmd := &cobra.Command{Use: "person", Short: "The people of this deployment: operators, approvers, auditors"}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List people", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[client.Person], error) {
-			return cl.People(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items, column[client.Person]{"name", func(p client.Person) string { return p.Name }},
-			column[client.Person]{"roles", func(p client.Person) string { return words(strs(p.Roles)) }},
-			column[client.Person]{"groups", func(p client.Person) string { return words(p.Groups) }},
-			column[client.Person]{"state", func(p client.Person) string {
-				if p.Suspended {
-					return "suspended"
-				}
-				return "active"
-			}},
-			column[client.Person]{"keys", func(p client.Person) string { return fmt.Sprint(len(p.Keys)) }},
-			column[client.Person]{"since", func(p client.Person) string { return when(p.CreatedAt) }})
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List people", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[client.Person], error) {
+			return cl.People(ctx, p)
+		},
+		column[client.Person]{"name", func(p client.Person) string { return p.Name }},
+		column[client.Person]{"roles", func(p client.Person) string { return words(strs(p.Roles)) }},
+		column[client.Person]{"groups", func(p client.Person) string { return words(p.Groups) }},
+		column[client.Person]{"state", func(p client.Person) string {
+			if p.Suspended {
+				return "suspended"
+			}
+			return "active"
+		}},
+		column[client.Person]{"keys", func(p client.Person) string { return fmt.Sprint(len(p.Keys)) }},
+		column[client.Person]{"since", func(p client.Person) string { return when(p.CreatedAt) }}))
 	var roles, groups []string
 	var email string
 	add := &cobra.Command{Use: "add NAME", Short: "Add a person and print their single-use login code", Args: cobra.ExactArgs(1),

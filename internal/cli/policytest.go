@@ -42,7 +42,7 @@ func (c *cli) policyTest() *cobra.Command {
 			}
 			set, problems := policy.Compile(files, tools)
 			for _, p := range problems {
-				fmt.Fprintf(c.errOut, "%s:%d: %s: %s (%s)\n", p.File, p.Line, p.Rule, clean(p.Msg), p.Code)
+				fmt.Fprintln(c.errOut, problem(p))
 			}
 			if len(problems) > 0 {
 				return fault.New(fault.Invalid, "cli.policy", "policy_invalid", "%d problems in the policies", len(problems)).WithFix("mend each and test again")

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chaperone/internal/api/client"
+	"chaperone/internal/connect"
 	"chaperone/internal/fault"
 	"chaperone/internal/identity"
 )
@@ -23,6 +24,8 @@ type profile struct {
 	client.LoggedIn
 	APIURL string `json:"api_url"`
 }
+
+const personFile = "person.json"
 
 var profileName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
@@ -48,7 +51,7 @@ func (c *cli) signedIn() (*client.Client, profile, error) {
 	if err != nil {
 		return nil, profile{}, err
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "person.json"))
+	b, err := os.ReadFile(filepath.Join(dir, personFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, profile{}, fault.New(fault.Unauthenticated, "cli.profile", "not_logged_in", "nobody is signed in under the profile %q", c.profile).
 			WithFix("chaperone login --profile %s --code CODE (an operator makes the code with `chaperone person add` or `chaperone person code`)", c.profile)
@@ -57,21 +60,16 @@ func (c *cli) signedIn() (*client.Client, profile, error) {
 		return nil, profile{}, fault.Wrap("cli.profile", err)
 	}
 	var p profile
-	if err := json.Unmarshal(b, &p); err != nil {
-		return nil, profile{}, fault.Wrap("cli.profile", err)
+	if err := json.Unmarshal(b, &p); err != nil || p.ClientID == "" {
+		return nil, profile{}, fault.New(fault.Invalid, "cli.profile", "profile_damaged", "%s is not what login wrote", filepath.Join(dir, personFile)).
+			WithFix("log in again with a new code").WithCause(err)
 	}
-	path := filepath.Join(dir, "key.jwk")
-	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
-		return nil, profile{}, fault.New(fault.Invalid, "cli.profile", "key_file_open", "%s can be read by others", path).
-			WithFix("chmod 600 %s; if others may have read it, have an operator suspend you and log in anew", path)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, profile{}, fault.Wrap("cli.profile", err)
-	}
-	key, err := identity.ParseKey(raw)
+	key, err := connect.ReadKey(dir)
 	if err != nil {
 		return nil, profile{}, err
+	}
+	if url, ok := c.settings()["api_url"]; ok {
+		p.APIURL = url
 	}
 	return client.New(p.APIURL, client.Holder{Key: key, ClientID: p.ClientID, Issuer: p.Issuer}, client.Config{}), p, nil
 }
@@ -115,11 +113,5 @@ func login(ctx context.Context, dir, issuer, api, code, name string) (profile, e
 	if err != nil {
 		return profile{}, fault.Wrap("cli.login", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return profile{}, fault.Wrap("cli.login", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "key.jwk"), key.MarshalPrivate(), 0o600); err != nil {
-		return profile{}, fault.Wrap("cli.login", err)
-	}
-	return p, fault.Wrap("cli.login", os.WriteFile(filepath.Join(dir, "person.json"), b, 0o600))
+	return p, connect.KeepKey(dir, key, personFile, b)
 }

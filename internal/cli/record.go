@@ -47,6 +47,9 @@ func (c *cli) audit() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if page.Next != "" {
+			fmt.Fprintf(c.errOut, "there is more: --after %s\n", line(page.Next))
+		}
 		return c.events(page.Items)
 	}}
 	f := ls.Flags()
@@ -122,6 +125,9 @@ func (c *cli) tail(cmd *cobra.Command) error {
 	}
 	for {
 		page, err := cl.Events(cmd.Context(), client.EventQuery{After: fmt.Sprint(after), Limit: 500})
+		if cmd.Context().Err() != nil {
+			return nil // whoever follows has seen enough
+		}
 		if err != nil {
 			return err
 		}
@@ -205,15 +211,15 @@ func (c *cli) explainCmd() *cobra.Command {
 				return err
 			}
 			for _, r := range e.Reasons {
-				fmt.Fprintf(c.out, "\nrule %s (%s): %s\n", r.Rule, r.Effect, clean(r.Text))
+				fmt.Fprintf(c.out, "\nrule %s (%s): %s\n", line(r.Rule), r.Effect, line(r.Text))
 				if r.Source != "" {
-					fmt.Fprintf(c.out, "%s:%d\n%s\n", r.File, r.Line, clean(r.Source))
+					fmt.Fprintf(c.out, "%s:%d\n%s\n", line(r.File), r.Line, clean(r.Source))
 				}
 			}
 			if len(e.Lift) > 0 {
 				fmt.Fprintf(c.out, "\nwhat would turn it:\n")
 				for _, l := range e.Lift {
-					fmt.Fprintf(c.out, "- %s\n", clean(l))
+					fmt.Fprintf(c.out, "- %s\n", line(l))
 				}
 			}
 			return nil
@@ -265,7 +271,7 @@ func (c *cli) verify() *cobra.Command {
 					return err
 				}
 			} else {
-				fmt.Fprint(c.out, report.String())
+				fmt.Fprint(c.out, clean(report.String()))
 			}
 			if report.OK() {
 				return nil

@@ -21,21 +21,16 @@ import (
 
 func (c *cli) policy() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Policies: check, test, apply, and see what is in force"}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List the versions of the policies", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[client.BundleInfo], error) {
-			return cl.Policies(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[client.BundleInfo]{"version", func(b client.BundleInfo) string { return fmt.Sprint(b.Version) }},
-			column[client.BundleInfo]{"active", func(b client.BundleInfo) string { return fmt.Sprint(b.Active) }},
-			column[client.BundleInfo]{"author", func(b client.BundleInfo) string { return b.Author }},
-			column[client.BundleInfo]{"at", func(b client.BundleInfo) string { return when(b.At) }},
-			column[client.BundleInfo]{"digest", func(b client.BundleInfo) string { return b.Digest }},
-			column[client.BundleInfo]{"note", func(b client.BundleInfo) string { return b.Note }})
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List the versions of the policies", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[client.BundleInfo], error) {
+			return cl.Policies(ctx, p)
+		},
+		column[client.BundleInfo]{"version", func(b client.BundleInfo) string { return fmt.Sprint(b.Version) }},
+		column[client.BundleInfo]{"active", func(b client.BundleInfo) string { return fmt.Sprint(b.Active) }},
+		column[client.BundleInfo]{"author", func(b client.BundleInfo) string { return b.Author }},
+		column[client.BundleInfo]{"at", func(b client.BundleInfo) string { return when(b.At) }},
+		column[client.BundleInfo]{"digest", func(b client.BundleInfo) string { return b.Digest }},
+		column[client.BundleInfo]{"note", func(b client.BundleInfo) string { return b.Note }}))
 	cmd.AddCommand(&cobra.Command{Use: "show", Short: "Print the policies in force", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		b, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (policy.Bundle, error) { return cl.ActivePolicy(ctx) })
 		if err != nil {
@@ -45,7 +40,7 @@ func (c *cli) policy() *cobra.Command {
 			return c.json(b)
 		}
 		for _, name := range sorted(b.Files) {
-			fmt.Fprintf(c.out, "// %s\n%s\n", name, clean(b.Files[name]))
+			fmt.Fprintf(c.out, "// %s\n%s\n", line(name), clean(b.Files[name]))
 		}
 		return nil
 	}})
@@ -88,7 +83,7 @@ func (c *cli) policy() *cobra.Command {
 			}
 			return fault.New(fault.Invalid, "cli.policy", "policy_invalid", "%d problems; nothing was applied", len(got.Problems)).WithFix("mend each and check again")
 		}})
-	cmd.AddCommand(c.policyTest(), c.policyDefault(), c.resetOperators())
+	cmd.AddCommand(c.policyTest(), c.policyDefault(), c.explainCmd(), c.resetOperators())
 	return cmd
 }
 
@@ -100,11 +95,11 @@ func (c *cli) policyDefault() *cobra.Command {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return usage("cannot make %s: %v", args[0], err)
 			}
+			if there, err := os.ReadDir(args[0]); err != nil || len(there) > 0 {
+				return usage("%s is not empty, and nothing is overwritten", args[0]).WithFix("give a new directory")
+			}
 			for _, name := range sorted(files) {
 				path := filepath.Join(args[0], name)
-				if _, err := os.Stat(path); err == nil {
-					return usage("%s is there already", path).WithFix("give an empty directory")
-				}
 				if err := os.WriteFile(path, []byte(files[name]), 0o644); err != nil {
 					return usage("cannot write %s: %v", path, err)
 				}
@@ -119,9 +114,13 @@ func (c *cli) withProblems(err error) error {
 		return err
 	}
 	for _, p := range r.Problem.Problems {
-		fmt.Fprintf(c.errOut, "%s:%d: %s: %s (%s)\n", p.File, p.Line, p.Rule, clean(p.Msg), p.Code)
+		fmt.Fprintln(c.errOut, problem(p))
 	}
 	return err
+}
+
+func problem(p policy.Problem) string {
+	return line(fmt.Sprintf("%s:%d: %s: %s (%s)", p.File, p.Line, p.Rule, p.Msg, p.Code))
 }
 
 // cedarFiles reads files and the .cedar files of directories.
@@ -195,20 +194,15 @@ func (c *cli) catalog() *cobra.Command {
 
 func (c *cli) server() *cobra.Command {
 	cmd := &cobra.Command{Use: "server", Short: "Servers: register an upstream, approve its definitions"}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List servers", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[catalog.Server], error) {
-			return cl.Servers(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[catalog.Server]{"name", func(s catalog.Server) string { return s.Name }},
-			column[catalog.Server]{"url", func(s catalog.Server) string { return s.URL }},
-			column[catalog.Server]{"mode", func(s catalog.Server) string { return s.Mode }},
-			column[catalog.Server]{"author", func(s catalog.Server) string { return s.Author }},
-			column[catalog.Server]{"updated", func(s catalog.Server) string { return when(s.UpdatedAt) }})
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List servers", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[catalog.Server], error) {
+			return cl.Servers(ctx, p)
+		},
+		column[catalog.Server]{"name", func(s catalog.Server) string { return s.Name }},
+		column[catalog.Server]{"url", func(s catalog.Server) string { return s.URL }},
+		column[catalog.Server]{"mode", func(s catalog.Server) string { return s.Mode }},
+		column[catalog.Server]{"author", func(s catalog.Server) string { return s.Author }},
+		column[catalog.Server]{"updated", func(s catalog.Server) string { return when(s.UpdatedAt) }}))
 	var in client.PutServer
 	for _, v := range []struct {
 		verb, short string
@@ -269,20 +263,15 @@ func (c *cli) server() *cobra.Command {
 
 func (c *cli) secret() *cobra.Command {
 	cmd := &cobra.Command{Use: "secret", Short: "Upstream credentials: sealed, injected behind the gateway, never shown"}
-	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List sealed credentials", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[client.Secret], error) {
-			return cl.Secrets(ctx, all)
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[client.Secret]{"server", func(s client.Secret) string { return s.Server }},
-			column[client.Secret]{"goes as", func(s client.Secret) string { return strings.TrimSpace(string(s.Place) + " " + s.Name) }},
-			column[client.Secret]{"version", func(s client.Secret) string { return fmt.Sprint(s.Version) }},
-			column[client.Secret]{"owner", func(s client.Secret) string { return s.Owner }},
-			column[client.Secret]{"updated", func(s client.Secret) string { return when(s.UpdatedAt) }})
-	}})
+	cmd.AddCommand(lister(c, &cobra.Command{Use: "list", Short: "List sealed credentials", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[client.Secret], error) {
+			return cl.Secrets(ctx, p)
+		},
+		column[client.Secret]{"server", func(s client.Secret) string { return s.Server }},
+		column[client.Secret]{"goes as", func(s client.Secret) string { return strings.TrimSpace(string(s.Place) + " " + s.Name) }},
+		column[client.Secret]{"version", func(s client.Secret) string { return fmt.Sprint(s.Version) }},
+		column[client.Secret]{"owner", func(s client.Secret) string { return s.Owner }},
+		column[client.Secret]{"updated", func(s client.Secret) string { return when(s.UpdatedAt) }}))
 	var in client.PutSecret
 	var place string
 	put := &cobra.Command{Use: "put SERVER", Short: "Seal a server's credential, read from standard input", Args: cobra.ExactArgs(1),

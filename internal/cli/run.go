@@ -21,23 +21,18 @@ import (
 func (c *cli) run() *cobra.Command {
 	cmd := &cobra.Command{Use: "run", Short: "Runs: one task's life, from purpose to end"}
 	var state, agent string
-	ls := &cobra.Command{Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[run.Run], error) {
-			return cl.Runs(ctx, client.RunQuery{Agent: agent, State: state, Page: all})
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items,
-			column[run.Run]{"run", func(r run.Run) string { return r.ID.String() }},
-			column[run.Run]{"agent", func(r run.Run) string { return r.AgentName }},
-			column[run.Run]{"opened by", func(r run.Run) string { return r.Opener.Name }},
-			column[run.Run]{"state", func(r run.Run) string { return string(r.State) }},
-			column[run.Run]{"steps", func(r run.Run) string { return fmt.Sprintf("%d/%d", r.Spent.Steps, r.Budgets.Steps) }},
-			column[run.Run]{"label", func(r run.Run) string { return labelWords(r.Label) }},
-			column[run.Run]{"ends", func(r run.Run) string { return when(r.ExpiresAt) }},
-			column[run.Run]{"purpose", func(r run.Run) string { return r.Purpose }})
-	}}
+	ls := lister(c, &cobra.Command{Use: "list", Short: "List runs, newest first", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[run.Run], error) {
+			return cl.Runs(ctx, client.RunQuery{Agent: agent, State: state, Page: p})
+		},
+		column[run.Run]{"run", func(r run.Run) string { return r.ID.String() }},
+		column[run.Run]{"agent", func(r run.Run) string { return r.AgentName }},
+		column[run.Run]{"opened by", func(r run.Run) string { return r.Opener.Name }},
+		column[run.Run]{"state", func(r run.Run) string { return string(r.State) }},
+		column[run.Run]{"steps", func(r run.Run) string { return fmt.Sprintf("%d/%d", r.Spent.Steps, r.Budgets.Steps) }},
+		column[run.Run]{"label", func(r run.Run) string { return labelWords(r.Label) }},
+		column[run.Run]{"ends", func(r run.Run) string { return when(r.ExpiresAt) }},
+		column[run.Run]{"purpose", func(r run.Run) string { return r.Purpose }})
 	ls.Flags().StringVar(&state, "state", "", "active, suspended, ended or expired")
 	ls.Flags().StringVar(&agent, "agent", "", "runs of one agent")
 	cmd.AddCommand(ls)
@@ -117,15 +112,11 @@ func (c *cli) grant() *cobra.Command {
 		{"until", func(g grant.Grant) string { return when(g.NotAfter) }},
 	}
 	var state, of string
-	ls := &cobra.Command{Use: "list", Short: "List grants, newest first", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		page, err := fetch(c, cmd, func(ctx context.Context, cl *client.Client) (client.List[grant.Grant], error) {
-			return cl.Grants(ctx, client.GrantQuery{Run: of, State: state, Page: all})
-		})
-		if err != nil {
-			return err
-		}
-		return list(c, page.Items, columns...)
-	}}
+	ls := lister(c, &cobra.Command{Use: "list", Short: "List grants, newest first", Args: cobra.NoArgs},
+		func(ctx context.Context, cl *client.Client, _ []string, p client.Page) (client.List[grant.Grant], error) {
+			return cl.Grants(ctx, client.GrantQuery{Run: of, State: state, Page: p})
+		},
+		columns...)
 	ls.Flags().StringVar(&state, "state", "", "requested, active, used, released, expired or revoked")
 	ls.Flags().StringVar(&of, "run", "", "grants of one run")
 	cmd.AddCommand(ls)

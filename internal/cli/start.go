@@ -13,6 +13,7 @@ import (
 
 	"chaperone/internal/api/client"
 	"chaperone/internal/connect"
+	"chaperone/internal/fault"
 	"chaperone/internal/identity"
 	"chaperone/internal/telemetry"
 )
@@ -51,7 +52,7 @@ func (c *cli) demo() *cobra.Command {
 	var o DemoOptions
 	cmd := &cobra.Command{Use: "demo", Short: "See the whole story in under a minute: permitted, refused, approved, poisoned, ended, recorded", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Colour = terminal(c.out)
+			o.Colour = coloured(c.out)
 			return c.p.Demo(cmd.Context(), c.out, o)
 		}}
 	cmd.Flags().BoolVar(&o.Interactive, "interactive", false, "wait for you to approve the payment from a second terminal")
@@ -78,6 +79,9 @@ chaperone connect --state ./clerk --server office --purpose "file today's invoic
 			if err != nil {
 				return err
 			}
+			if in.run != "" && (in.purpose != "" || asMe) {
+				return usage("--run continues a run, which has its purpose and its opener already").WithFix("leave out --purpose and --as-person, or leave out --run")
+			}
 			if in.state == "" {
 				home, err := os.UserHomeDir()
 				if err != nil {
@@ -93,7 +97,13 @@ chaperone connect --state ./clerk --server office --purpose "file today's invoic
 			if err != nil {
 				return err
 			}
-			b := connect.New(state, connect.Config{Server: in.server, Purpose: in.purpose, Run: in.run, APIURL: conf.APIURL, Log: log, OpenRun: c.opener(asMe)})
+			cfg := connect.Config{Server: in.server, Purpose: in.purpose, Run: in.run, APIURL: conf.APIURL, Log: log}
+			if in.run == "" {
+				if cfg.OpenRun, err = c.opener(asMe, state.Enrolled.Issuer); err != nil {
+					return err
+				}
+			}
+			b := connect.New(state, cfg)
 			runID, err := b.Open(cmd.Context())
 			if err != nil {
 				return err
@@ -133,24 +143,27 @@ func (c *cli) enrolled(ctx context.Context, dir, issuer, join string, fresh bool
 	})
 }
 
-// opener returns how a signed-in person opens the run, or nil when the agent opens it itself.
-func (c *cli) opener(asMe bool) func(context.Context, string, string) (string, error) {
-	if !asMe {
-		if _, _, err := c.signedIn(); err != nil {
-			return nil
-		}
+// opener returns how a run is opened by the person who is signed in at this deployment, or nil when the agent opens it itself. A
+// profile that is there and cannot be used is an error: its owner would believe that they had opened the run.
+func (c *cli) opener(asMe bool, issuer string) (func(context.Context, string, string) (string, error), error) {
+	cl, who, err := c.signedIn()
+	switch {
+	case fault.CodeOf(err) == "not_logged_in" && !asMe:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case who.Issuer != issuer && !asMe:
+		return nil, nil
+	case who.Issuer != issuer:
+		return nil, usage("%s is signed in at %s, and the agent is enrolled at %s", who.Name, who.Issuer, issuer).WithFix("give the --profile that is signed in there")
 	}
 	return func(ctx context.Context, agent, purpose string) (string, error) {
-		cl, err := c.client()
-		if err != nil {
-			return "", err
-		}
 		r, err := cl.OpenRun(ctx, client.OpenRun{Agent: agent, Purpose: purpose})
 		if err != nil {
 			return "", err
 		}
 		return r.ID.String(), nil
-	}
+	}, nil
 }
 
 func (c *cli) restore() *cobra.Command {

@@ -50,7 +50,7 @@ func LoadState(dir string) (*State, error) {
 		return nil, fault.New(fault.Invalid, "connect.LoadState", "state_damaged", "%s is not what enrolment wrote", filepath.Join(dir, enrolmentFile)).
 			WithFix("enrol again: --new-instance --join CODE").WithCause(err)
 	}
-	if s.key, err = readKey(dir); err != nil {
+	if s.key, err = ReadKey(dir); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -85,51 +85,62 @@ func Enrol(ctx context.Context, dir string, fresh bool, bind func(ctx context.Co
 	if err != nil {
 		return nil, fault.Wrap("connect.Enrol", err)
 	}
-	return &State{Dir: dir, Enrolled: enrolled, key: key}, keep(dir, old, enrolled, key.MarshalPrivate(), b)
-}
-
-// keep writes what was bound. The enrolment goes first and comes last: a directory with a key and no enrolment is not enrolled, so a
-// crash on the way never leaves one instance's name with another's key.
-func keep(dir string, old *State, now client.Enrolment, key, enrolment []byte) error {
-	if err := os.Remove(filepath.Join(dir, enrolmentFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return unusable(dir, err)
-	}
-	if old == nil || old.Enrolled.LogKey != now.LogKey {
+	if old == nil || old.Enrolled.LogKey != enrolled.LogKey {
 		// Another log: what was seen of the former one says nothing about it, and is not thrown away.
 		path := filepath.Join(dir, checkpointFile)
 		if err := os.Rename(path, path+".former"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return unusable(dir, err)
+			return nil, unusable(dir, err)
 		}
 	}
-	if err := writeFile(filepath.Join(dir, keyFile), key); err != nil {
-		return err
+	if err := KeepKey(dir, key, enrolmentFile, b); err != nil {
+		return nil, err
 	}
-	return writeFile(filepath.Join(dir, enrolmentFile), enrolment)
+	return &State{Dir: dir, Enrolled: enrolled, key: key}, nil
 }
 
-func readKey(dir string) (*identity.Key, error) {
+// ReadKey reads the key that lies in a directory. Invalid: "key_file_open" when others can read it, "key_file" when it is not there or is no
+// key.
+func ReadKey(dir string) (*identity.Key, error) {
 	path := filepath.Join(dir, keyFile)
+	broken := func(err error) error {
+		return fault.New(fault.Invalid, "connect.ReadKey", "key_file", "%s is not a key that can be read", path).
+			WithFix("bind a new key with a new single-use code").WithCause(err)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, unusable(dir, err)
+		return nil, broken(err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.Invalid, "connect.LoadState", "key_file_open", "%s can be read by others", path).
-			WithFix("chmod 600 %s; if others may have read it, enrol a new instance and revoke this one", path)
+		return nil, fault.New(fault.Invalid, "connect.ReadKey", "key_file_open", "%s can be read by others", path).
+			WithFix("if nobody has read it, chmod 600 %s; else bind a new key with a new code and have this one revoked", path)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, unusable(dir, err)
+		return nil, broken(err)
 	}
 	key, err := identity.ParseKey(b)
 	if err != nil {
-		return nil, fault.New(fault.Invalid, "connect.LoadState", "state_damaged", "%s is not a key", path).
-			WithFix("enrol again: --new-instance --join CODE").WithCause(err)
+		return nil, broken(err)
 	}
 	return key, nil
 }
 
-// writeFile replaces a file in one step, so that a crash leaves the old one or the new one.
+// KeepKey writes a key, and the file that says whose it is, into a directory that only this user can read. That file goes first and comes last:
+// a crash on the way never leaves one holder's name with another's key.
+func KeepKey(dir string, key *identity.Key, holder string, b []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return unusable(dir, err)
+	}
+	if err := os.Remove(filepath.Join(dir, holder)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unusable(dir, err)
+	}
+	if err := writeFile(filepath.Join(dir, keyFile), key.MarshalPrivate()); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, holder), b)
+}
+
+// writeFile replaces a file in one step, so that a crash leaves the old one or the new one. Only this user can read it.
 func writeFile(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -153,6 +164,6 @@ func writeFile(path string, b []byte) error {
 }
 
 func unusable(dir string, err error) error {
-	return fault.New(fault.Invalid, "connect.State", "state_dir", "cannot use the state directory %s: %v", dir, err).
-		WithFix("give --state a directory that this user owns").WithCause(err)
+	return fault.New(fault.Invalid, "connect.State", "state_dir", "cannot use the directory %s: %v", dir, err).
+		WithFix("it must be a directory that this user owns").WithCause(err)
 }

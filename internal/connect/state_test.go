@@ -115,8 +115,8 @@ func TestDamagedOrOpenDirectoriesAreRefused(t *testing.T) {
 	}{
 		"open to the group":  {func(dir string) error { return os.Chmod(filepath.Join(dir, keyFile), 0o640) }, "key_file_open"},
 		"open to others":     {func(dir string) error { return os.Chmod(filepath.Join(dir, keyFile), 0o604) }, "key_file_open"},
-		"key gone":           {func(dir string) error { return os.Remove(filepath.Join(dir, keyFile)) }, "state_dir"},
-		"key damaged":        {func(dir string) error { return os.WriteFile(filepath.Join(dir, keyFile), []byte("{}"), 0o600) }, "state_damaged"},
+		"key gone":           {func(dir string) error { return os.Remove(filepath.Join(dir, keyFile)) }, "key_file"},
+		"key damaged":        {func(dir string) error { return os.WriteFile(filepath.Join(dir, keyFile), []byte("{}"), 0o600) }, "key_file"},
 		"enrolment damaged":  {func(dir string) error { return os.WriteFile(filepath.Join(dir, enrolmentFile), []byte("{"), 0o600) }, "state_damaged"},
 		"enrolment is empty": {func(dir string) error { return os.WriteFile(filepath.Join(dir, enrolmentFile), []byte("{}"), 0o600) }, "state_damaged"},
 	}
