@@ -177,7 +177,7 @@ func TestOpenDirectoryErrorNamesTheCommand(t *testing.T) {
 }
 
 // A first start that was killed anywhere leaves files under other names than seal.key; the next one starts over.
-func TestKilledFirstStart(t *testing.T) {
+func TestCrashAtFirstStart(t *testing.T) {
 	_, dir := made(t)
 	must(t, os.Rename(dir+"/seal.key", dir+"/seal.key.new"))
 	must(t, os.Remove(dir+"/log.key"))

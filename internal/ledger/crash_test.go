@@ -51,7 +51,7 @@ func child(dir string) {
 
 // A process that is killed at any moment loses nothing that was acknowledged, and the next one resumes: no event is missing from the log, none is
 // twice in it, and the old checkpoint is extended.
-func TestKilledProcessResumes(t *testing.T) {
+func TestCrashedProcessResumes(t *testing.T) {
 	h := newHouse(t)
 	must(t, h.store.Close())
 	acknowledged := make(map[string]bool)

@@ -19,11 +19,11 @@ import (
 
 const crashEnv = "CHAPERONE_STORE_CRASH"
 
-// TestCrashChild is the process that TestKill kills: it writes for ever and says what was acknowledged.
+// TestCrashChild is the process that TestCrashKeepsWhatWasAcknowledged kills: it writes for ever and says what was acknowledged.
 func TestCrashChild(t *testing.T) {
 	path := os.Getenv(crashEnv)
 	if path == "" {
-		return // a part of TestKill, nothing by itself
+		return // a part of TestCrashKeepsWhatWasAcknowledged, nothing by itself
 	}
 	db, err := Open(context.Background(), Config{Path: path})
 	if err != nil {
@@ -70,7 +70,7 @@ func TestCrashChild(t *testing.T) {
 }
 
 // Nothing that was acknowledged is lost at kill -9, positions stay gapless, and a restart goes on.
-func TestKill(t *testing.T) {
+func TestCrashKeepsWhatWasAcknowledged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "chaperone.db")
 	self, err := os.Executable()
 	if err != nil {
