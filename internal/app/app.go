@@ -26,6 +26,7 @@ import (
 	"chaperone/internal/keyring"
 	"chaperone/internal/ledger"
 	"chaperone/internal/revocation"
+	"chaperone/internal/store"
 	sqlstore "chaperone/internal/store/sql"
 	"chaperone/internal/upstream"
 )
@@ -227,13 +228,14 @@ func (a *App) Run(ctx context.Context, ready func(Started)) error {
 	return errors.Join(err, ferr)
 }
 
-// drainLog gives the log a moment to take what was recorded last.
+// drainLog gives the log a moment to take what was recorded last. What it does not take now it takes at the next start.
 func (a *App) drainLog(ctx context.Context) {
-	for range 50 {
-		if a.tree.Lag(a.opts.Now()) == 0 || ctx.Err() != nil {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var recorded int64
+	err := a.db.View(ctx, func(tx store.Tx) (err error) { recorded, err = tx.Events().Next(); return err })
+	for err == nil && int64(a.tree.Size()) < recorded && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -6,45 +6,51 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"chaperone/internal/approval"
 	"chaperone/internal/audit"
 	"chaperone/internal/config"
-	"chaperone/internal/enforce"
 	"chaperone/internal/fault"
 	"chaperone/internal/govern"
 	"chaperone/internal/id"
 	"chaperone/internal/identity"
-	"chaperone/internal/keyring"
 	"chaperone/internal/revocation"
 	"chaperone/internal/run"
 	"chaperone/internal/store"
-	sqlstore "chaperone/internal/store/sql"
 )
 
-// ResetOperators makes a fresh operator on a stopped deployment. It needs the sealing key.
+// ResetOperators makes a fresh operator on a stopped deployment. It needs the sealing key. One that runs is refused, "log_in_use".
 func ResetOperators(ctx context.Context, conf config.Config, log *slog.Logger, name string, opts Options) (govern.First, error) {
-	ring, err := keyring.Open(conf.Keys, false)
+	if err := present(conf); err != nil {
+		return govern.First{}, err
+	}
+	a, err := New(ctx, conf, log, opts)
 	if err != nil {
 		return govern.First{}, err
 	}
-	db, err := sqlstore.Open(ctx, sqlstore.Config{Path: databasePath(conf)})
-	if err != nil {
-		return govern.First{}, err
-	}
-	defer db.Close()
-	now := opts.Now
-	road := govern.New(govern.Deps{Store: db, Rules: rules{enforce.NewLibrary(db, log), db}, Seal: ring, Now: now, Log: log},
-		govern.Config{TrustDomain: conf.TrustDomain, PublicURL: conf.PublicURL, APIURL: conf.APIURL, Version: opts.Version})
-	first, err := road.ResetOperators(ctx, name)
+	defer a.Close()
+	first, err := a.govern.ResetOperators(ctx, name)
 	return first, fault.Wrap("app.ResetOperators", err)
+}
+
+// present refuses to make a deployment where one was to be mended.
+func present(conf config.Config) error {
+	if _, err := os.Stat(databasePath(conf)); err != nil {
+		return fault.New(fault.NotFound, "app.offline", "no_deployment", "there is no database at %s", databasePath(conf)).
+			WithFix("set data (and keys) as for `chaperone up`, or put the database back").WithCause(err)
+	}
+	return nil
 }
 
 // Restore accepts a database that is behind its log (a restored backup). The log is not cut: the next event names the lost range, and
 // in the same transaction every active run ends with its grants, every open approval is cancelled, and every credential that was
 // issued before is dead. It returns what was done, in words.
 func Restore(ctx context.Context, conf config.Config, log *slog.Logger, opts Options) (string, error) {
+	if err := present(conf); err != nil {
+		return "", err
+	}
 	opts.accept = true
 	a, err := New(ctx, conf, log, opts)
 	if err != nil {

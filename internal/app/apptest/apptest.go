@@ -61,19 +61,26 @@ func free(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// Start starts a fresh deployment and signs its first operator in. change may be nil. The test's end stops it.
-func Start(t testing.TB, change func(d *Deployment)) *Deployment {
+// New prepares a fresh deployment that does not run yet. change may be nil. The test's end stops it.
+func New(t testing.TB, change func(d *Deployment)) *Deployment {
 	t.Helper()
 	d := &Deployment{t: t, Conf: Config(t), Log: slog.New(slog.DiscardHandler)}
 	if change != nil {
 		change(d)
 	}
+	t.Cleanup(func() { d.Stop() })
+	return d
+}
+
+// Start starts a fresh deployment and signs its first operator in. change may be nil.
+func Start(t testing.TB, change func(d *Deployment)) *Deployment {
+	t.Helper()
+	d := New(t, change)
 	d.First = d.Run()
 	key := d.key()
 	in, err := client.Login(t.Context(), d.Conf.PublicURL, key, d.First.LoginCode, "test", client.Config{})
 	d.must(err)
 	d.Operator = d.client(key, in.ClientID)
-	t.Cleanup(func() { d.Stop() })
 	return d
 }
 
