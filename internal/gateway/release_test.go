@@ -199,7 +199,11 @@ func TestSlowBody(t *testing.T) {
 	r.Header.Set("Accept", "application/json, text/event-stream")
 	resp, err := http.DefaultTransport.RoundTrip(r)
 	if err != nil {
-		t.Skip("the connection was closed before the answer could be read:", err)
+		// The door may close the connection before the answer is read; what counts is that nothing was asked of the road.
+		if len(e.asked) != 0 {
+			t.Errorf("half a body went on the road (%v)", err)
+		}
+		return
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(resp.Body)
