@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -74,15 +75,20 @@ func copyDir(t *testing.T, from, to string) {
 	must(t, os.Chmod(to, 0o700))
 }
 
-// slow is a server whose one tool takes a moment, and says when it is under way.
+// slow is a server whose tools take a moment, and say when one is under way.
 func slow(begun chan<- struct{}, moment time.Duration) http.Handler {
 	s := mcp.NewServer(&mcp.Implementation{Name: "office", Version: "1"}, nil)
-	s.AddTool(&mcp.Tool{Name: "note", InputSchema: json.RawMessage(`{"type":"object"}`)},
-		func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-			begun <- struct{}{}
-			time.Sleep(moment)
-			return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "noted"}}}, nil
-		})
+	for _, name := range []string{"note", "pay"} {
+		s.AddTool(&mcp.Tool{Name: name, InputSchema: json.RawMessage(`{"type":"object"}`)},
+			func(context.Context, *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+				select {
+				case begun <- struct{}{}:
+				default: // nobody counts
+				}
+				time.Sleep(moment)
+				return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "noted"}}}, nil
+			})
+	}
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return s }, &mcp.StreamableHTTPOptions{Stateless: true})
 }
 
@@ -91,16 +97,21 @@ servers:
   office:
     tools:
       note: {effect: read, source: {integrity: trusted}}
+      pay: {effect: irreversible, stakes: [money], source: {integrity: trusted}}
 `
 
-// session is the official client behind a bridge of the agent clerk. Its run's id comes with it.
+// session is the official client behind a bridge of the agent clerk, in a run that the operator opened.
 func session(t *testing.T, d *apptest.Deployment, join string) (*mcp.ClientSession, string) {
 	t.Helper()
 	state, err := connect.Enrol(t.Context(), t.TempDir(), false, func(ctx context.Context, k *identity.Key) (client.Enrolment, error) {
 		return client.Enrol(ctx, d.Conf.PublicURL, k, join, client.Config{})
 	})
 	must(t, err)
-	b := connect.New(state, connect.Config{Server: "office", Purpose: "tests", Grace: 100 * time.Millisecond})
+	b := connect.New(state, connect.Config{Server: "office", Purpose: "tests", Grace: 100 * time.Millisecond,
+		OpenRun: func(ctx context.Context, agent, purpose string) (string, error) {
+			r, err := d.Operator.OpenRun(ctx, client.OpenRun{Agent: agent, Purpose: purpose})
+			return r.ID.String(), err
+		}})
 	run, err := b.Open(t.Context())
 	must(t, err)
 	in, toBridge := io.Pipe()
@@ -191,11 +202,16 @@ func TestARestoredBackupIsRefusedAndAccepted(t *testing.T) {
 	begun := make(chan struct{}, 10)
 	d := apptest.Start(t, nil)
 	d.Server("office", slow(begun, 0), catalogue)
-	join := d.Agent("clerk", "office/note", "")
+	join := d.Agent("clerk", "office/note", "office/pay")
 	s, run := session(t, d, join)
 	_, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: "note"})
 	must(t, err)
 	olaf := d.Person("olaf", people.Operator)
+	asked, err := d.Operator.AskGrant(t.Context(), run, client.AskGrant{Server: "office", Tool: "pay", Arguments: json.RawMessage(`{}`)})
+	must(t, err)
+	if asked.Approval == nil {
+		t.Fatalf("%+v", asked)
+	}
 	must(t, d.Stop())
 	_, err = app.Restore(t.Context(), d.Conf, slog.New(slog.DiscardHandler), app.Options{})
 	wantCode(t, err, fault.Conflict, "log_not_ahead")
@@ -232,7 +248,7 @@ func TestARestoredBackupIsRefusedAndAccepted(t *testing.T) {
 
 	words, err := app.Restore(t.Context(), d.Conf, slog.New(slog.DiscardHandler), app.Options{})
 	must(t, err)
-	if !strings.Contains(words, fmt.Sprintf("records %d to %d are lost", size-forgot, size-1)) || !strings.Contains(words, "ended 1 runs") {
+	if !strings.Contains(words, fmt.Sprintf("records %d to %d are lost and named so; ended 1 runs with their grants, cancelled 1 approvals, killed the credentials of 3 holders.", size-forgot, size-1)) {
 		t.Errorf("%s", words)
 	}
 	_, err = app.Restore(t.Context(), d.Conf, slog.New(slog.DiscardHandler), app.Options{})
@@ -242,6 +258,18 @@ func TestARestoredBackupIsRefusedAndAccepted(t *testing.T) {
 	must(t, err)
 	if r.State != "ended" || !strings.Contains(r.EndReason, "backup") {
 		t.Errorf("the run is %s: %s", r.State, r.EndReason)
+	}
+	a, err := d.Operator.Approval(t.Context(), asked.Approval.ID.String())
+	must(t, err)
+	if a.State != "cancelled" || a.May {
+		t.Errorf("the approval is %s", a.State)
+	}
+	grants, err := d.Operator.Grants(t.Context(), client.GrantQuery{Run: run})
+	must(t, err)
+	for _, g := range grants.Items {
+		if g.State == "active" || g.State == "requested" {
+			t.Errorf("a grant is still %s", g.State)
+		}
 	}
 	if _, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: "note"}); err == nil {
 		t.Error("the agent goes on as if nothing had happened")
@@ -362,6 +390,34 @@ func TestShutdownLosesNothing(t *testing.T) {
 		t.Errorf("%d decisions and %d outcomes of 4 calls are on record", len(list.Items), len(outcomes.Items))
 	}
 	verified(t, d, size)
+}
+
+// TestTheLastRecordsReachTheLog: calls come in until the doors close, and the last of them, too, is in the log when the program ends.
+func TestTheLastRecordsReachTheLog(t *testing.T) {
+	begun := make(chan struct{}, 1)
+	d := apptest.Start(t, nil)
+	d.Server("office", slow(begun, 0), catalogue)
+	s, _ := session(t, d, d.Agent("clerk", "office/note", ""))
+	var all sync.WaitGroup
+	var answered atomic.Int64
+	for range 8 {
+		all.Go(func() {
+			for {
+				if _, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: "note"}); err != nil {
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	for answered.Load() < 40 {
+		time.Sleep(time.Millisecond)
+	}
+	must(t, d.Stop())
+	all.Wait()
+	if size, signed := events(t, d.Conf), logSize(t, d.Conf); signed != size {
+		t.Errorf("the log has %d records and the database %d", signed, size)
+	}
 }
 
 // probe asks one door whether it is ready, and which checks are red.
