@@ -454,17 +454,17 @@ func TestReadyzGoesRedAndRecovers(t *testing.T) {
 		deadline := time.Now().Add(10 * time.Second)
 		for {
 			ok := true
-			var seen string
+			var seen strings.Builder
 			for _, door := range doors {
 				status, names := probe(t, door)
-				seen += fmt.Sprint(status, names, " ")
+				seen.WriteString(fmt.Sprint(status, names, " "))
 				ok = ok && status == want && (door == d.Conf.PublicURL || red == "" && len(names) == 0 || slices.Contains(names, red))
 			}
 			if ok {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: %s, want %d %s", what, seen, want, red)
+				t.Fatalf("%s: %s, want %d %s", what, seen.String(), want, red)
 			}
 			time.Sleep(20 * time.Millisecond)
 		}

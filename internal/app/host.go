@@ -51,7 +51,7 @@ type host struct{ a *App }
 // Findings implements govern.Host.
 func (h host) Findings(ctx context.Context) []govern.Finding {
 	var out []govern.Finding
-	for _, c := range (checks{h.a}).Check(ctx) {
+	for _, c := range checks(h).Check(ctx) {
 		if !c.OK {
 			out = append(out, govern.Finding{Code: "not_ready_" + c.Name, Severity: govern.Error, Subject: c.Name, Message: c.Detail, Fix: "mend it before anything else: effects are refused meanwhile"})
 		}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,9 +134,7 @@ func commands(c *cobra.Command, path string) map[string]*cobra.Command {
 	for _, sub := range c.Commands() {
 		p := strings.TrimSpace(path + " " + sub.Name())
 		out[p] = sub
-		for name, deeper := range commands(sub, p) {
-			out[name] = deeper
-		}
+		maps.Copy(out, commands(sub, p))
 	}
 	return out
 }

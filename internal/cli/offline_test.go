@@ -224,8 +224,8 @@ func TestUntarStaysInItsDirectory(t *testing.T) {
 		w := tar.NewWriter(&b)
 		for _, n := range names {
 			h := &tar.Header{Name: n, Typeflag: tar.TypeReg, Size: 1, Mode: 0o777}
-			if strings.HasSuffix(n, "@") {
-				h = &tar.Header{Name: strings.TrimSuffix(n, "@"), Typeflag: tar.TypeSymlink, Linkname: "/etc"}
+			if before, ok := strings.CutSuffix(n, "@"); ok {
+				h = &tar.Header{Name: before, Typeflag: tar.TypeSymlink, Linkname: "/etc"}
 			}
 			if err := w.WriteHeader(h); err != nil {
 				t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strings"
@@ -52,9 +53,7 @@ func (k knock) open(t *testing.T, url string) *http.Response {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, v := range k.header {
-		r.Header[name] = v
-	}
+	maps.Copy(r.Header, k.header)
 	r.Host = k.host
 	tr := &http.Transport{}
 	t.Cleanup(tr.CloseIdleConnections)

@@ -376,7 +376,7 @@ func TestEveryRequestIsAnswered(t *testing.T) {
 			_, _ = io.WriteString(w, `{"jsonrpc":"2.0",`)
 		}, "answer_lost"},
 		{"empty", func(w http.ResponseWriter, m seen) { w.WriteHeader(200) }, "answer_lost"},
-		{"a proxy's page", func(w http.ResponseWriter, m seen) { http.Error(w, "<html>", 502) }, "answer_lost"},
+		{"a proxy's page", func(w http.ResponseWriter, m seen) { http.Error(w, "<html>", http.StatusBadGateway) }, "answer_lost"},
 		{"not JSON", func(w http.ResponseWriter, m seen) {
 			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, "hello\n{}")

@@ -126,7 +126,7 @@ func TestOddAnswers(t *testing.T) {
 			w.WriteHeader(409)
 			_, _ = w.Write([]byte(`{"type":"urn:other","code":"moved","detail":"x"}`))
 		}, fault.Conflict, "moved"},
-		{"a proxy's page", func(w http.ResponseWriter) { http.Error(w, "<html>", 502) }, fault.Unavailable, "http_status"},
+		{"a proxy's page", func(w http.ResponseWriter) { http.Error(w, "<html>", http.StatusBadGateway) }, fault.Unavailable, "http_status"},
 		{"not JSON", func(w http.ResponseWriter) { _, _ = w.Write([]byte("hello")) }, fault.Unavailable, "bad_answer"},
 		{"too large", func(w http.ResponseWriter) { _, _ = w.Write(make([]byte, maxAnswer+1)) }, fault.Limited, "answer_too_large"},
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"chaperone/internal/grant"
 	"chaperone/internal/identity"
@@ -28,11 +29,12 @@ func (c *Client) put(ctx context.Context, path string, body, dst any) error {
 }
 
 func at(parts ...string) string {
-	p := "/api"
+	var p strings.Builder
+	p.WriteString("/api")
 	for _, part := range parts {
-		p += "/" + url.PathEscape(part)
+		p.WriteString("/" + url.PathEscape(part))
 	}
-	return p
+	return p.String()
 }
 
 // Page asks for a part of a list. Zero = the first 100.
